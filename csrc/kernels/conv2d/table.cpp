@@ -1,0 +1,19 @@
+// Fastest first; the first row this CPU can run and that supports the shape is used.
+#include "variants.h"
+
+namespace edgenas {
+
+std::span<const Variant> conv2d_variants() {
+    static const Variant kVariants[] = {
+#if defined(__x86_64__)
+        kConv2dW2A2Avx512,
+        kConv2dAvx512,
+        kConv2dW2A2Avx2,
+        kConv2dAvx2,
+#endif
+        kConv2dReference,
+    };
+    return kVariants;
+}
+
+}  // namespace edgenas

@@ -1,0 +1,15 @@
+// The rows of the variant table, one per file.
+#pragma once
+#include "kernel.h"
+
+namespace edgenas {
+
+extern const Variant kConv2dReference;      // reference.cpp
+#if defined(__x86_64__)
+extern const Variant kConv2dAvx2;           // avx2.cpp
+extern const Variant kConv2dAvx512;         // avx512.cpp
+extern const Variant kConv2dW2A2Avx2;       // w2a2_avx2.cpp
+extern const Variant kConv2dW2A2Avx512;     // w2a2_avx512.cpp
+#endif
+
+}  // namespace edgenas

@@ -1,0 +1,48 @@
+#include "cpu.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace edgenas::cpu {
+namespace {
+
+uint32_t detected() {
+    uint32_t found = kAny;
+#if defined(__x86_64__)
+    // These builtins also ask the operating system (XGETBV) whether it saves the wide registers.
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= kAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
+        found |= kAvx512;
+#elif defined(__aarch64__)
+    found |= kNeon;
+#if defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found |= kNeonDotprod;
+#endif
+#endif
+    return found;
+}
+
+}  // namespace
+
+uint32_t features() {
+    static const uint32_t found = detected();
+    const char* wish = std::getenv("EDGENAS_ISA");
+    if (wish == nullptr || *wish == '\0') return found;
+    const std::string_view isa = wish;
+    if (isa == "portable") return kAny;
+    if (isa == "avx2") return found & kAvx2;
+    if (isa == "avx512") return found & (kAvx2 | kAvx512);
+    if (isa == "neon") return found & (kNeon | kNeonDotprod);
+    throw std::invalid_argument("EDGENAS_ISA is \"" + std::string(isa) + "\"; choose portable, avx2, avx512 or neon, or unset it");
+}
+
+}  // namespace edgenas::cpu

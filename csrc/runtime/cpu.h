@@ -1,0 +1,17 @@
+// What this CPU (and its operating system) can run.
+#pragma once
+#include <cstdint>
+
+namespace edgenas::cpu {
+
+constexpr uint32_t kAny = 0;
+constexpr uint32_t kAvx2 = 1;               // AVX2 and FMA
+constexpr uint32_t kAvx512 = 2;             // F, BW, VL, DQ, VNNI, VBMI
+constexpr uint32_t kNeon = 4;
+constexpr uint32_t kNeonDotprod = 8;
+
+// The usable feature bits. The environment variable EDGENAS_ISA = portable | avx2 | avx512 | neon lowers them (it never
+// adds any); another value throws std::invalid_argument naming the choices. Read anew at every call.
+uint32_t features();
+
+}  // namespace edgenas::cpu

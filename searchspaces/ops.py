@@ -1,0 +1,160 @@
+"""The operators of a Graph: one row each with its attributes, output shape, parameters and multiply-accumulates.
+
+Shapes carry no batch: (C, H, W) for maps, (K,) for vectors.  A shape function raises GraphError with what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+Shape = tuple[int, ...]
+Attrs = Mapping[str, Any]
+
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "hardswish", "silu", "sigmoid", "gelu")
+NON_NEGATIVE = frozenset({"relu", "relu6", "sigmoid"})
+MONOTONE = frozenset({"relu", "relu6", "leaky_relu", "sigmoid"})
+LEAKY_SLOPE = 0.1
+FLOAT_BITS = 32
+WEIGHT_BITS = (1, 2, 3, 4, 8)
+ACTIVATION_BITS = (1, 2, 3, 4, 8)
+
+
+class GraphError(ValueError):
+    """A graph that no interpreter could run: names the node, what was found and what would work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator.  `required` and `optional` are attribute names; `shape`, `params` and `macs` take (input shapes, attrs)."""
+
+    name: str
+    shape: Callable[[list[Shape], Attrs], Shape]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    inputs: tuple[int, int] = (1, 1)  # fewest and most inputs
+    params: Callable[[list[Shape], Attrs], int] = lambda shapes, attrs: 0
+    macs: Callable[[list[Shape], Attrs], int] = lambda shapes, attrs: 0
+
+
+def _spatial(size: int, kernel: int, stride: int, padding: int) -> int:
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _conv_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    c, h, w = shapes[0]
+    kernel, stride, padding = attrs["kernel"], attrs.get("stride", 1), attrs.get("padding", 0)
+    groups, channels = attrs.get("groups", 1), attrs["channels"]
+    if c % groups or channels % groups:
+        raise GraphError(f"{c} input and {channels} output channels do not divide into {groups} groups")
+    out = (channels, _spatial(h, kernel, stride, padding), _spatial(w, kernel, stride, padding))
+    if min(out) < 1:
+        raise GraphError(f"kernel {kernel} with padding {padding} does not fit a {h}x{w} map")
+    return out
+
+
+def _conv_params(shapes: list[Shape], attrs: Attrs) -> int:
+    return attrs["channels"] * (shapes[0][0] // attrs.get("groups", 1) * attrs["kernel"] ** 2 + bool(attrs.get("bias")))
+
+
+def _conv_macs(shapes: list[Shape], attrs: Attrs) -> int:
+    c_out, h, w = _conv_shape(shapes, attrs)
+    return c_out * h * w * (shapes[0][0] // attrs.get("groups", 1)) * attrs["kernel"] ** 2
+
+
+def _transposed_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    _, h, w = shapes[0]
+    kernel, stride = attrs["kernel"], attrs["stride"]
+    return attrs["channels"], (h - 1) * stride + kernel, (w - 1) * stride + kernel
+
+
+def _transposed_macs(shapes: list[Shape], attrs: Attrs) -> int:
+    return prod(shapes[0]) * attrs["channels"] * attrs["kernel"] ** 2
+
+
+def _same(shapes: list[Shape], attrs: Attrs) -> Shape:
+    if any(shape != shapes[0] for shape in shapes):
+        raise GraphError(f"shapes differ: {', '.join(map(str, shapes))}")
+    return shapes[0]
+
+
+def _concat_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    if any(shape[1:] != shapes[0][1:] for shape in shapes):
+        raise GraphError(f"maps of different size: {', '.join(map(str, shapes))}")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _slice_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    start, stop = attrs["start"], attrs["stop"]
+    if not 0 <= start < stop <= shapes[0][0]:
+        raise GraphError(f"channels {start}..{stop} of a map with {shapes[0][0]}")
+    return (stop - start, *shapes[0][1:])
+
+
+def _upsample_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    c, h, w = shapes[0]
+    return c, h * attrs["factor"], w * attrs["factor"]
+
+
+def _pool_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    c, h, w = shapes[0]
+    geometry = attrs["kernel"], attrs.get("stride", 1), attrs.get("padding", 0)
+    return c, _spatial(h, *geometry), _spatial(w, *geometry)
+
+
+def _matmul_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    (*batch, m, k), (*_, k2, n) = shapes
+    if k != k2:
+        raise GraphError(f"inner sizes differ: {shapes[0]} by {shapes[1]}")
+    return (*batch, m, n)
+
+
+def _decode_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    if len(shapes) != 2 * len(attrs["strides"]):
+        raise GraphError(f"{len(shapes)} maps for {len(attrs['strides'])} strides: two a stride are needed")
+    return 4 + attrs["classes"], sum(h * w for _, h, w in shapes[::2])
+
+
+def _linear_macs(shapes: list[Shape], attrs: Attrs) -> int:
+    return prod(shapes[0]) * attrs["features"]
+
+
+_CONV = ("stride", "padding", "groups", "bias", "wbits", "abits", "act", "quant", "out_bits")
+_FUSED = ("abits", "act", "quant", "out_bits")
+_MANY = (2, 64)
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op("input", lambda shapes, attrs: tuple(attrs["size"]), ("size",), _FUSED, inputs=(0, 0)),
+        Op("conv2d", _conv_shape, ("channels", "kernel"), _CONV, params=_conv_params, macs=_conv_macs),
+        Op("conv_transpose2d", _transposed_shape, ("channels", "kernel", "stride"), ("bias", "wbits", *_FUSED),
+           params=_conv_params, macs=_transposed_macs),
+        Op("linear", lambda shapes, attrs: (*shapes[0][:-1], attrs["features"]), ("features",), ("bias", "wbits", *_FUSED),
+           params=lambda shapes, attrs: attrs["features"] * (shapes[0][-1] + bool(attrs.get("bias"))), macs=_linear_macs),
+        Op("batchnorm", _same, ("eps",), ("abits",), params=lambda shapes, attrs: 2 * shapes[0][0]),
+        Op("activation", _same, ("kind",), _FUSED),
+        Op("add", _same, (), ("rep", *_FUSED), inputs=_MANY),
+        Op("mul", _same, (), _FUSED, inputs=(2, 2)),
+        Op("scale", _same, (), _FUSED, params=lambda shapes, attrs: 1),
+        Op("concat", _concat_shape, (), ("abits",), inputs=_MANY),
+        Op("slice", _slice_shape, ("start", "stop"), ("abits",)),
+        Op("upsample", _upsample_shape, ("factor",), ("abits",)),
+        Op("maxpool", _pool_shape, ("kernel",), ("stride", "padding", "abits")),
+        Op("global_avgpool", lambda shapes, attrs: (shapes[0][0], 1, 1), (), _FUSED),
+        Op("flatten", lambda shapes, attrs: (prod(shapes[0]),), (), ("abits",)),
+        Op("softmax", _same, (), ("axis", "abits")),
+        Op("matmul", _matmul_shape, (), ("abits",), inputs=(2, 2)),
+        Op("layernorm", _same, ("eps",), ("abits",), params=lambda shapes, attrs: 2 * shapes[0][-1]),
+        Op("quantize", _same, ("bits", "group"), ("asymmetric", "scale", "abits", "out_bits")),
+        # The frozen projection of DFL counts as `bins` weights, as published parameter counts do.
+        Op("dfl_decode", _decode_shape, ("strides", "bins", "classes"), ("abits",), inputs=_MANY,
+           params=lambda shapes, attrs: attrs["bins"]),
+        Op("nms", lambda shapes, attrs: (attrs["max_detections"], 6), ("max_detections", "score_threshold", "iou_threshold"), ("abits",)),
+    )
+}
+
+PASS_THROUGH = frozenset({"concat", "slice", "upsample", "maxpool", "flatten"})  # these hand codes on unchanged
+WEIGHTED = frozenset({"conv2d", "conv_transpose2d", "linear"})
