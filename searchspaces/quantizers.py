@@ -54,6 +54,11 @@ def quantized(graph: Graph) -> Graph:
     return Graph(tuple(nodes), tuple(codes.get(name, name) for name in graph.outputs))
 
 
+def floated(graph: Graph) -> Graph:
+    """The graph without bit-widths: what is trained before quantization-aware training, under the same node names."""
+    return graph.edited({n.name: replace(n, attrs={k: v for k, v in n.attrs.items() if k not in ("wbits", "abits")}) for n in graph})
+
+
 def _attrs(node: Node, group: str, bits: int, asymmetric: set[str]) -> dict:
     if node.op == "input":
         return {"bits": IMAGE_BITS, "group": "image", "asymmetric": False, "scale": IMAGE_SCALE}
