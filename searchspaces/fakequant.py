@@ -75,7 +75,8 @@ class ActivationQuantizer(nn.Module):
         self._seen = []
         low = min(float(x.min()), 0.0) if self.asymmetric else 0.0
         high = max(float(x.max()), 1e-6)
-        errors, candidates = [], []
+        errors: list[float] = []
+        candidates: list[tuple[float, int]] = []
         for clip in _CLIPS.tolist():
             scale = max((high - low) * clip / self.high, 1e-8)
             zero = min(round(-low * clip / scale), self.high)
@@ -97,9 +98,8 @@ class WeightQuantizer(nn.Module):
     def __init__(self, bits: int, channels: int, axis: int = 0) -> None:
         super().__init__()
         self.bits, self.axis, self.mode = bits, axis, "on"
-        self.low, self.high = (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        if bits == 8:
-            self.low = -127
+        self.high: int = 1 if bits == 1 else 2 ** (bits - 1) - 1
+        self.low: int = -self.high if bits in (1, 8) else -self.high - 1
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def _shape(self, w: Tensor) -> list[int]:

@@ -47,6 +47,9 @@ class Node:
     def get(self, attr: str, default: Any = None) -> Any:
         return self.attrs.get(attr, default)
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def having(self, **attrs: Any) -> Node:
         return replace(self, attrs={**self.attrs, **attrs})
 

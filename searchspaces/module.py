@@ -6,7 +6,6 @@ With fakequant.py, the only files of searchspaces that import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import log
 
 import numpy as np
 import torch
@@ -37,12 +36,13 @@ class _Weighted(nn.Module):
         super().__init__()
         self.node = node
         if node.op == "linear":
-            layer: nn.Module = nn.Linear(c_in, node["features"], bias=node.get("bias", False))
+            layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d = nn.Linear(c_in, node["features"], bias=node.get("bias", False))
         else:
             kind = nn.Conv2d if node.op == "conv2d" else nn.ConvTranspose2d
             layer = kind(c_in, node["channels"], node["kernel"], node.get("stride", 1), node.get("padding", 0),
                          groups=node.get("groups", 1), bias=node.get("bias", False))
-        self.weight, self.bias = layer.weight, layer.bias
+        self.weight: Tensor = layer.weight
+        self.bias: Tensor | None = layer.bias
         bits = node.get("wbits", FLOAT_BITS)
         axis = 1 if node.op == "conv_transpose2d" else 0
         self.quantizer = WeightQuantizer(bits, self.weight.shape[axis], axis) if bits < FLOAT_BITS else None
@@ -114,8 +114,6 @@ class GraphModule(nn.Module):
                 continue
             dead = tuple(name for name in dict.fromkeys(node.inputs) if last_use[name] == node.name and name not in keep)
             self._steps.append((node.name, self._layer(node), node.inputs, node.get("act"), dead))
-        if self.maps:
-            self._start_head(last)
 
     def _layer(self, node: Node) -> Callable[..., Tensor]:
         shape = self.graph.in_shapes(node)[0]
@@ -135,17 +133,6 @@ class GraphModule(nn.Module):
         else:
             return _plain(node)
         return self.layers[key]
-
-    def _start_head(self, decode: Node) -> None:
-        """Biases that say 'a box of one stride, few objects' (Lin et al. 2017, arXiv:1708.02002): stable first epochs."""
-        side = self.graph.of("input")[0].shape[-1]
-        for i, stride in enumerate(decode["strides"]):
-            box, scores = (self._weighted(self.maps[2 * i + j]) for j in (0, 1))
-            nn.init.ones_(box.bias)
-            nn.init.constant_(scores.bias, log(5 / decode["classes"] / (side / stride) ** 2))
-
-    def _weighted(self, name: str) -> nn.Module:
-        return self.layers[name.replace(".", "/")]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         values = {node.name: images for node in self.graph.of("input")}
@@ -182,7 +169,7 @@ class GraphModule(nn.Module):
                 quantizer = self.layers["quant:" + node["group"].replace(".", "/")]
                 assert isinstance(quantizer, ActivationQuantizer)
                 scale, zero_point = quantizer.codes()
-                arrays[f"{node.name}.scale"], arrays[f"{node.name}.zero_point"] = np.float64(scale), np.int64(zero_point)
+                arrays[f"{node.name}.scale"], arrays[f"{node.name}.zero_point"] = np.array(scale), np.array(zero_point)
                 continue
             layer = self.layers[key] if (key := node.name.replace(".", "/")) in self.layers else None
             for param, tensor in _tensors(layer).items():
@@ -214,7 +201,7 @@ class GraphModule(nn.Module):
 def _tensors(layer: nn.Module | None) -> dict[str, Tensor]:
     """Parameter names of Weights -> the tensors of a layer; weight_scale is derived, so it is read here and set by load."""
     if isinstance(layer, _Weighted):
-        found = {"weight": layer.weight}
+        found: dict[str, Tensor] = {"weight": layer.weight}
         if layer.bias is not None:
             found["bias"] = layer.bias
         if layer.quantizer is not None:

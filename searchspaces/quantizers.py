@@ -96,7 +96,7 @@ def _groups(graph: Graph, ends: set[Ref]) -> dict[Ref, str]:
 
 def _needs(graph: Graph, groups: dict[Ref, str]) -> dict[str, int]:
     """Bits of each quantizer: the most that any reader needs.  A sum needs the bits of its own stage."""
-    need: dict[str, int] = {group: 0 for group in groups.values()}
+    need: dict[str, int] = dict.fromkeys(groups.values(), 0)
     for node in graph:
         if node.op in PASS_THROUGH:
             continue

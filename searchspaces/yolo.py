@@ -106,4 +106,4 @@ def with_precisions(space: Space, precisions: Iterable[str]) -> Space:
     if wanted == ["fp32"]:
         choices = tuple(Choice(c.name, ("fp32",)) if c.name in names else c for c in space.choices)
         return Space(space.name, choices, space.build)
-    return space.limited({name: wanted for name in names})
+    return space.limited(dict.fromkeys(names, wanted))

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from searchspaces import YOLO, Builder, GraphError
+from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg
+from searchspaces.fakequant import ActivationQuantizer, WeightQuantizer, set_mode
+from searchspaces.module import to_torch
+from searchspaces.quantizers import floated, quantized
+from searchspaces.rewrite import fold_batchnorm, fuse_activation, merge_rep
+
+SMALL = {"resolution": 96, "stem.width": 8, "stage1.width": 16}
+
+
+def shaken(model, seed=0):
+    """Batch-norm statistics and gains as after training: none is 0 or 1, some gains are negative."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 0.5, 1.0)
+            torch.nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+def tiny(block):
+    g = Builder()
+    x = conv_bn_act(g, g.input(3, 16, 16), 16, 3, stride=2, act="silu")
+    return g.graph(BLOCKS[block](g, x, 24, 2, act="hardswish", shortcut=True))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@torch.no_grad()
+def test_folding_and_fusing_leave_the_function_of_every_block_alone(block):
+    model = shaken(to_torch(tiny(block)))
+    images = torch.rand(2, 3, 16, 16)
+    before = model(images)[0]
+    net = model.graph, model.weights()
+    for rewrite in (merge_rep, fold_batchnorm, fuse_activation):
+        net = rewrite(*net)
+    assert not net[0].of("batchnorm", "activation")
+    after = to_torch(*net).eval()(images)[0]
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
+@torch.no_grad()
+def test_rep_branches_merge_into_one_conv_of_the_same_function():
+    g = Builder()
+    x = repvgg(g, repvgg(g, g.input(3, 12, 12), 8, stride=2), 8)
+    model = shaken(to_torch(g.graph(x)))
+    graph, weights = merge_rep(model.graph, model.weights())
+    assert [node.op for node in graph] == ["input", "conv2d", "activation", "conv2d", "activation"]
+    images = torch.rand(2, 3, 12, 12)
+    assert torch.allclose(model(images)[0], to_torch(graph, weights).eval()(images)[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_conv_with_two_readers_keeps_its_batchnorm_outside():
+    g = Builder()
+    conv = g.conv2d(g.input(3, 8, 8), 4, 3)
+    graph = g.graph(g.add(conv, g.batchnorm(conv)))
+    assert len(fold_batchnorm(graph)[0].of("batchnorm")) == 1
+
+
+@torch.no_grad()
+def test_a_quantized_net_at_eight_bits_stays_near_the_float_net_and_reloads_to_the_same_bits():
+    graph = YOLO.build(YOLO.repair(SMALL), 3)
+    model = to_torch(floated(graph)).eval()
+    images = torch.rand(4, 3, 96, 96)
+    quant = to_torch(quantized(graph), model.weights()).eval()
+    set_mode(quant, "off")
+    assert all(torch.equal(a, b) for a, b in zip(model(images), quant(images)))
+    quant.calibrate([images])
+    noise = [(a - b).std() / a.std() for a, b in zip(model(images), quant(images))]
+    assert max(noise) < 0.1
+    again = to_torch(quantized(graph), quant.weights()).eval()
+    assert all(torch.equal(a, b) for a, b in zip(quant(images), again(images)))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_activation_quantizer_gives_codes_on_its_grid_and_finite_gradients(bits):
+    torch.manual_seed(bits)
+    quantizer = ActivationQuantizer(bits, asymmetric=True)
+    x = torch.nn.functional.silu(torch.randn(4, 8, 6, 6) * 3).requires_grad_()
+    quantizer.mode = "observe"
+    quantizer(x)
+    quantizer.fit()
+    quantizer.mode = "on"
+    y = quantizer(x)
+    scale, zero = quantizer.codes()
+    codes = (y / scale + zero).detach().numpy()
+    assert np.allclose(codes, codes.round(), atol=1e-3) and codes.min() > -0.5 and codes.max() < 2**bits - 0.5
+    y.square().sum().backward()
+    for grad in (x.grad, quantizer.log_scale.grad, quantizer.zero_point.grad):
+        assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_weight_quantizer_uses_its_levels_and_a_finer_grid_errs_less(bits):
+    torch.manual_seed(0)
+    w = torch.randn(8, 16, 3, 3)
+    quantizer = WeightQuantizer(bits, 8)
+    quantizer.fit(w)
+    scale = quantizer.log_scale.exp().view(-1, 1, 1, 1)
+    codes = (quantizer(w) / scale).detach()
+    assert torch.allclose(codes, codes.round(), atol=1e-3)
+    assert codes.round().unique().numel() <= 2**bits and codes.min() > quantizer.low - 0.5 and codes.max() < quantizer.high + 0.5
+    error = float((quantizer(w) - w).square().mean().detach())
+    assert error < {1: 0.45, 2: 0.20, 3: 0.06, 4: 0.02, 8: 1e-4}[bits]
+
+
+def test_lsq_gradient_of_the_step_matches_the_paper():
+    """d/ds of s * clip(round(x / s)): -x/s + round(x/s) inside, the clip level outside; times 1/sqrt(N * Qp)."""
+    quantizer = ActivationQuantizer(2, asymmetric=False)
+    with torch.no_grad():
+        quantizer.log_scale.fill_(0.5).log_()
+    x = torch.tensor([0.1, 0.6, 1.4, 9.0, -3.0])
+    quantizer(x).sum().backward()
+    by_hand = (0 - 0.2) + (1 - 1.2) + (3 - 2.8) + 3 + 0
+    assert quantizer.log_scale.grad.item() == pytest.approx(by_hand * (5 * 3) ** -0.5 * 0.5, rel=1e-5)
+
+
+def test_weights_of_another_shape_or_missing_ones_are_named():
+    graph = floated(YOLO.build(YOLO.repair(SMALL), 3))
+    weights = to_torch(graph).weights()
+    with pytest.raises(GraphError, match=r"stem.conv2d.weight.*shape"):
+        to_torch(graph, weights.edited({("stem.conv2d", "weight"): np.zeros((1, 1, 1, 1), np.float32)}))
+    with pytest.raises(GraphError, match=r"no weights 'stem.conv2d.weight'"):
+        to_torch(graph, weights.edited({}, [graph["stem.conv2d"]]))
