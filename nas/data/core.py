@@ -132,12 +132,15 @@ def image_header(path: Path) -> tuple[int, int, int]:
         with Image.open(path) as image:
             width, height = image.size
             orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+            kind = image.format
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not an image that can be read ({error})") from None
     if orientation not in range(1, 9):
         orientation = 1
+    if kind == "TIFF" and orientation != 1:                   # decoders disagree on whether they have already turned it
+        raise DataError(f"{path}: a TIFF stored with orientation {orientation}; save it upright, or as PNG or JPEG")
     return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
 
@@ -172,6 +175,11 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is named like an image; hidden files (such as the "._" copies of macOS) are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def natural_key(path: Path) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from nas.data.core import IMAGE_SUFFIXES, SPLITS, DataError, Dataset, Problem, RawBox, Sample, image_size, make_sample, natural_key
+from nas.data.core import SPLITS, DataError, Dataset, Problem, RawBox, Sample, image_size, is_image_name, make_sample, natural_key
 
 
 @dataclass
@@ -97,7 +97,7 @@ def _image_sets(root: Path) -> dict[str, tuple[Path, list[tuple[int | None, str]
             lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
             found[split] = (file, [(number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip()])
     if "train" not in found and (folder / "trainval.txt").is_file():
-        raise DataError(f"{folder}: has trainval.txt, but no train.txt; write train.txt and val.txt, or remove ImageSets for a random split")
+        raise DataError(f"{folder}: has trainval.txt, but no train.txt; add train.txt and val.txt, or remove ImageSets for a random split")
     if not found:
         files = sorted((root / "Annotations").glob("*.xml"), key=natural_key)
         found["train"] = (root / "Annotations", [(None, file.stem) for file in files])
@@ -107,7 +107,7 @@ def _image_sets(root: Path) -> dict[str, tuple[Path, list[tuple[int | None, str]
 def _images_by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; a VOC data set keeps its images in JPEGImages")
-    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES}
+    return {file.stem: file for file in sorted(folder.iterdir()) if is_image_name(file)}
 
 
 def _read_or_report(xml: Path, stem: str, images: dict[str, Path], problems: list[Problem]) -> _Annotation | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nas.data.core import IMAGE_SUFFIXES, DataError, Dataset, Problem, RawBox, Sample, image_size, make_sample, natural_key
+from nas.data.core import DataError, Dataset, Problem, RawBox, Sample, image_size, is_image_name, make_sample, natural_key
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -42,6 +42,10 @@ def load_yolo(file: Path) -> Dataset:
         images = _images(file, text, settings, key, problems)
         samples = [_read_or_report(image, classes, problems) for image in images]
         splits[split] = tuple(sample for sample in samples if sample is not None)
+        if bare := [image for image in images if not label_file(image).is_file()]:
+            share = f"{len(bare)} of {len(images)} {split} images"
+            message = f"{share} have no label file, so they count as background; the first would be {label_file(bare[0])}"
+            problems.append(Problem(str(file), _line_of(text, key), message, "note" if len(bare) < len(images) else "warning"))
     return Dataset(file.parent.resolve().name, file.parent, "yolo", classes, splits, tuple(problems))
 
 
@@ -145,7 +149,7 @@ def _images(file: Path, text: str, settings: dict[str, Any], key: str, problems:
         if place is None:
             raise DataError(f"{file}:{_line_of(text, key)}: {key}: '{entry}' is neither a folder nor a list file")
         if place.is_dir():
-            found += sorted((p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+            found += sorted(filter(is_image_name, place.rglob("*")), key=natural_key)
         else:
             found += _listed(place, problems)
     return found
