@@ -38,7 +38,9 @@ class Assignment:
 
 
 @torch.no_grad()
-def assign(boxes_xyxy: Tensor, class_logits: Tensor, targets: Targets, cells: Grid, *, topk: int = TOPK, min_cells: float = 1.0) -> Assignment:
+def assign(
+    boxes_xyxy: Tensor, class_logits: Tensor, targets: Targets, cells: Grid, *, topk: int = TOPK, min_cells: float = 1.0
+) -> Assignment:
     """Predicted boxes (N, A, 4) px and class logits (N, A, classes), float32 -> Assignment.
 
     An object smaller than `min_cells` cells of the finest level counts as that large when its points are looked up, so that a tiny

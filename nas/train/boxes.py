@@ -36,7 +36,7 @@ def grid(shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: 
 
 
 def flatten_maps(maps: list[Tensor], classes: int, strides: tuple[int, ...] = STRIDES) -> tuple[Tensor, Tensor, Grid]:
-    """Raw maps, a list of (N, 4*bins + classes, H, W) -> box logits (N, A, 4*bins), class logits (N, A, classes), both float32, and the grid."""
+    """Raw maps, a list of (N, 4*bins + classes, H, W) -> box logits (N, A, 4*bins), class logits (N, A, classes), float32; grid."""
     if len(maps) != len(strides):
         raise TrainError(f"the model returns {len(maps)} maps, expected one for each stride {strides}")
     channels = maps[0].shape[1]

@@ -4,6 +4,7 @@ The file is written beside the old one, flushed to the disk and renamed over it,
 state or the new one.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,7 +31,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
             os.fsync(handle.fileno())
         os.replace(fresh, path)
     except (OSError, SafetensorError) as error:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
         raise TrainError(f"{path}: the checkpoint cannot be written: {error}") from error
 
 
@@ -43,7 +45,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         raise TrainError(f"{path}: not a readable checkpoint ({error}); delete it to train from the start") from error
     if header.get("format") != str(FORMAT):
-        raise TrainError(f"{path}: checkpoint format {header.get('format')!r}, this version reads {FORMAT}; delete it to train from the start")
+        found = header.get("format")
+        raise TrainError(f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; delete it to train from the start")
     return tensors, json.loads(header["state"])
 
 

@@ -77,15 +77,14 @@ def coco_dicts(
     results: list[dict[str, Any]] = []
     for image, (sample, found) in enumerate(zip(samples, detections), start=1):
         for box, label, crowd in zip(sample.boxes_xyxy.tolist(), sample.labels.tolist(), sample.crowd.tolist()):
-            x, y, w, h = _xywh(box)
-            annotations.append(
-                dict(id=len(annotations) + 1, image_id=image, category_id=label + 1, bbox=[x, y, w, h], area=w * h, iscrowd=int(crowd))
-            )
+            xywh, number = _xywh(box), len(annotations) + 1
+            place = {"id": number, "image_id": image, "category_id": label + 1}
+            annotations.append({**place, "bbox": xywh, "area": xywh[2] * xywh[3], "iscrowd": int(crowd)})
         for box, score, label in zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist()):
-            results.append(dict(image_id=image, category_id=int(label) + 1, bbox=_xywh(box), score=score))
-    images = [dict(id=i, width=s.width, height=s.height) for i, s in enumerate(samples, start=1)]
-    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
-    return dict(images=images, annotations=annotations, categories=categories, info={}, licenses=[]), results
+            results.append({"image_id": image, "category_id": int(label) + 1, "bbox": _xywh(box), "score": score})
+    images = [{"id": i, "width": s.width, "height": s.height} for i, s in enumerate(samples, start=1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories, "info": {}, "licenses": []}, results
 
 
 def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval_faster:

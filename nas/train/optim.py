@@ -31,9 +31,9 @@ def param_groups(model: nn.Module, weight_decay: float, step_lr_scale: float = 1
         else:
             weights.append(parameter)
     groups = (
-        dict(params=weights, weight_decay=weight_decay, lr_scale=1.0),
-        dict(params=plain, weight_decay=0.0, lr_scale=1.0),
-        dict(params=steps, weight_decay=0.0, lr_scale=step_lr_scale),
+        {"params": weights, "weight_decay": weight_decay, "lr_scale": 1.0},
+        {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": steps, "weight_decay": 0.0, "lr_scale": step_lr_scale},
     )
     return [group for group in groups if group["params"]]
 
