@@ -87,7 +87,9 @@ def hypervolume(points: Sequence[Sequence[float]] | np.ndarray, reference: Seque
     if len(bound) != table.shape[1]:
         raise ParetoError(f"reference of {len(bound)} objectives for points of {table.shape[1]}")
     table = table[(table < bound).all(axis=1)]
-    return _volume(table[_undominated(table)], bound) if len(table) else 0.0
+    if len(bound) > 2:
+        table = table[_undominated(table)]
+    return _volume(table, bound) if len(table) else 0.0
 
 
 def knee(points: Sequence[Sequence[float]] | np.ndarray, directions: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ class NSGA2:
     Networks are never asked twice, so a generation holds only new ones. `mutation` is the probability per gene (default 1/genes).
     """
 
-    def __init__(self, space: Space, objectives: Sequence[Objective], *, rng: np.random.Generator, population: int = 40,
+    def __init__(self, space: Space, objectives: Sequence[Objective], *, rng: np.random.Generator, population: int = 24,
                  crossover: float = 0.9, mutation: float | None = None) -> None:
         self.batch = population
         self._space = space

@@ -70,24 +70,30 @@ class Workers:
             return
         waiting, running = deque(archs), dict[Future[Result], tuple[int, Arch]]()
         while waiting or running:
-            while waiting and len(running) < self._count:
-                key, arch = waiting.popleft()
-                try:
-                    running[self._pool.submit(_evaluate, cost, arch)] = key, arch
-                except BrokenProcessPool:  # died since the last result: the submitted ones report it
-                    waiting.appendleft((key, arch))
-                    break
+            broken = not self._fill(cost, waiting, running)
             suspects = []
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                key, arch = running.pop(future)
+                item = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append((key, arch))
+                    suspects.append(item)
                 else:
-                    yield key, future.result()
-            if suspects or (waiting and not running):
-                suspects += [running.pop(future) for future in list(running)]
+                    yield item[0], future.result()
+            if suspects or broken:
+                suspects += running.values()
+                running.clear()
                 self._restart()
                 yield from self._alone(cost, sorted(suspects, key=lambda item: item[0]))
+
+    def _fill(self, cost: str, waiting: deque[tuple[int, Arch]], running: dict[Future[Result], tuple[int, Arch]]) -> bool:
+        """Submit until `count` are running. False where the pool broke while it was idle or since the last result."""
+        assert self._pool is not None
+        while waiting and len(running) < self._count:
+            try:
+                running[self._pool.submit(_evaluate, cost, waiting[0][1])] = waiting[0]
+            except BrokenProcessPool:
+                return False
+            waiting.popleft()
+        return True
 
     def _alone(self, cost: str, suspects: Iterable[tuple[int, Arch]]) -> Iterator[tuple[int, Result]]:
         """Retry one at a time: the one that kills its worker again did it, the others were bystanders."""

@@ -1,4 +1,6 @@
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +59,7 @@ def test_failures_are_trials_with_their_reason_and_the_search_goes_on(tmp_path):
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_a_study_that_was_stopped_anywhere_resumes_to_the_same_trials(name, tmp_path):
     whole = toys.search(tmp_path / "whole.db", budget=30, name=name)
-    for after in (1, 17, 45):
+    for after in (1, 17, 29):
         path = tmp_path / f"{after}.db"
         seen = []
 
@@ -67,9 +69,9 @@ def test_a_study_that_was_stopped_anywhere_resumes_to_the_same_trials(name, tmp_
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            toys.search(path, budget=1000, name=name, on_trial=stop)
+            toys.search(path, budget=30, name=name, on_trial=stop)
         again = []
-        assert toys.search(path, budget=30, name=name, on_trial=again.append) == whole or after == 45
+        assert toys.search(path, budget=30, name=name, on_trial=again.append) == whole
         assert not {t.number for t in again} & {t.number for t in seen}
 
 
@@ -87,25 +89,28 @@ def test_several_workers_give_the_trials_of_one(tmp_path, uninterrupted):
 
 def test_a_search_killed_at_ten_random_moments_ends_like_the_uninterrupted_one(tmp_path, uninterrupted):
     path, rng = tmp_path / "study.db", np.random.default_rng(11)
-    workers = set()
+    pids = set()
     for turn in range(10):
         child = start(path, workers=2 if turn in (3, 7) else 1)
-        for line in child.stdout:
-            workers.add(int(line.split()[1]))
-            if rng.random() < 0.12:
-                break
-        time.sleep(rng.random() * 0.004)
+        if turn < 2:  # while the study is created or the process still starts
+            time.sleep(rng.uniform(0.05, 0.4))
+        else:
+            for line in itertools.islice(child.stdout, int(rng.integers(1, 9))):
+                pids.add(int(line.split()[1]))
+            time.sleep(rng.uniform(0, 0.004))
         child.kill()
         child.communicate()
+        assert child.returncode == -signal.SIGKILL
     child = start(path)
-    assert child.wait(timeout=60) == 0
     child.communicate()
+    assert child.returncode == 0
     with Study.open(path) as study:
         assert study.fingerprint() == uninterrupted
+    pids.discard(0)
     deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in workers - {0}) and time.monotonic() < deadline:
+    while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(alive(pid) for pid in workers - {0})
+    assert not any(map(alive, pids))
 
 
 def start(path, workers=1):
@@ -120,7 +125,8 @@ def alive(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if Path("/proc").exists() else True
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"  # a zombie waits for its parent only
 
 
 def test_a_dead_worker_costs_the_one_trial_that_killed_it(tmp_path):
@@ -136,7 +142,7 @@ def test_a_dead_worker_costs_the_one_trial_that_killed_it(tmp_path):
 
 def test_an_infeasible_search_ends_in_bounded_time_with_the_nearest_miss(tmp_path):
     judge = Evaluation(toys.objectives(latency=0.3, size=0.1), toys.cheap, toys.expensive)
-    with pytest.raises(Infeasible, match=r"latency_ms is 0.\d+ ms, 0.\d+ ms \(\d+ %\) above the limit of 0.3 ms") as caught:
+    with pytest.raises(Infeasible, match=r"latency_ms is 0.\d+ ms, 0.\d+ ms \(61.3 %\) above the limit of 0.3 ms") as caught:
         searched(tmp_path / "study.db", judge, 100, attempts=600)
     smallest = 6 * 64 / 1000 + 0.1
     assert caught.value.misses["latency_ms"] == pytest.approx((smallest - 0.3) / 0.3, rel=0.5)

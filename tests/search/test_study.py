@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -54,7 +55,8 @@ def test_fingerprint_sees_deterministic_columns_and_no_others(path, tmp_path):
 def test_a_study_can_be_read_but_not_written_while_another_process_writes_it(path):
     with Study.create(path, "toy", {}, {}) as study:
         study.record(trial(0))
-        code = "import sys; from nas.study import Study; s = Study.open(sys.argv[1]); print(s.count()); Study.open(sys.argv[1], writable=True)"
+        code = ("import sys; from nas.study import Study\n"
+                "print(Study.open(sys.argv[1]).count()); Study.open(sys.argv[1], writable=True)")
         other = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
         assert other.stdout.strip() == "1"
         assert f"StudyError: {path} is being written by process" in other.stderr
@@ -104,11 +106,8 @@ def test_a_damaged_study_raises_study_errors_and_nothing_else(path):
         for at in rng.integers(0, len(whole), size=20):
             broken[at] ^= int(rng.integers(1, 256))
         path.write_bytes(broken[: rng.integers(1, len(whole))] if rng.random() < 0.5 else broken)
-        try:
-            with Study.open(path) as study:
-                study.trials()
-        except StudyError as error:
-            assert "study.db" in str(error)
+        with contextlib.suppress(StudyError), Study.open(path) as study:
+            study.trials()
 
 
 def test_a_full_disk_names_the_file_and_keeps_what_was_recorded(path):
@@ -117,11 +116,9 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_recorded(path):
         pages = study._db.execute("PRAGMA page_count").fetchone()[0]
         study._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StudyError, match=r"study\.db: .*full.*kept"):
-            for number in range(1, 100):
-                study.record(trial(number, columns={f"column{i}": 1.0 for i in range(100)}))
-        kept = study.count()
+            study.record(trial(1, columns={f"column{i}": 1.0 for i in range(1000)}))
     with Study.open(path) as study:
-        assert study.count() == kept >= 1
+        assert study.trials() == [trial(0)]
 
 
 def test_columns_that_json_cannot_hold_are_refused_before_they_reach_the_file(path):
