@@ -1,0 +1,95 @@
+"""What a candidate of the search is judged by: costs counted or predicted from its graph, and the accuracy score of its proxies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwmodels.device import Device
+from hwmodels.flash import flash_bytes
+from hwmodels.memory import arena
+from hwmodels.workload import workload
+from nas.objectives import Evaluation, Objective, limited
+from searchspaces import SPACES, Arch, Graph
+from searchspaces.quantizers import quantized
+from searchspaces.rewrite import deployed
+
+COLUMNS = (
+    Objective("latency_ms", "ms"),
+    Objective("latency_low_ms", "ms", optimized=False),
+    Objective("latency_high_ms", "ms", optimized=False),
+    Objective("ram_kib", "KiB", optimized=False),
+    Objective("flash_kib", "KiB", optimized=False),
+    Objective("size_mb", "MB", optimized=False),
+    Objective("macs_m", "M", optimized=False),
+    Objective("params_m", "M", optimized=False),
+    Objective("score", "", "max", "expensive"),
+    Objective("quant_noise", "dB", "max", "expensive", optimized=False),
+    Objective("score_seconds", "s", "min", "expensive", optimized=False, deterministic=False),
+)
+
+
+def deploy_form(arch: Arch, classes: int) -> Graph:
+    """The structure that will run on the device."""
+    return deployed(quantized(SPACES[arch.space].build(arch, classes)))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Columns known from the graph alone; milliseconds of work a candidate."""
+
+    device: Device
+    classes: int
+
+    def __call__(self, arch: Arch) -> Mapping[str, float]:
+        graph = deploy_form(arch, self.classes)
+        load = workload(graph)
+        latency = self.device.predict(load)
+        flash = flash_bytes(graph)
+        return {
+            "latency_ms": latency.mean_ms,
+            "latency_low_ms": latency.low_ms,
+            "latency_high_ms": latency.high_ms,
+            "ram_kib": arena(graph).peak_bytes / 1024,
+            "flash_kib": flash / 1024,
+            "size_mb": flash / 1e6,
+            "macs_m": load.macs / 1e6,
+            "params_m": load.params / 1e6,
+        }
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Columns that take a forward pass of an untrained net: the accuracy score of the search, or a proxy in its place.
+
+    images (N, H, W, 3) uint8 RGB from the training split, for `proxy`; '' is the combined score, which sees bits.
+    A proxy of which less is better is negated.
+    """
+
+    images: np.ndarray = field(repr=False)
+    classes: int
+    proxy: str = ""
+    seed: int = 0
+
+    def __call__(self, arch: Arch) -> Mapping[str, float]:
+        from proxies import PROXIES, find, probe, score
+        from proxies.combine import estimate
+
+        start = time.perf_counter()
+        found = estimate(arch, self.classes, self.seed)
+        value = found.score
+        if self.proxy:
+            chosen = find(self.proxy, PROXIES)
+            value = score(chosen, arch, probe(self.images, arch["resolution"], classes=self.classes), seeds=(self.seed,)).number()
+            value = value if chosen.higher_is_better else -value
+        return {"score": value, "quant_noise": found.snr_db, "score_seconds": time.perf_counter() - start}
+
+
+def evaluation(
+    device: Device, classes: int, images: np.ndarray, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0
+) -> Evaluation:
+    """Objectives, limits and the functions behind them; picklable, so that worker processes can take it."""
+    return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(images, classes, proxy, seed))

@@ -1,0 +1,71 @@
+"""How long a call takes: warm-up, repetition until the median is sure, and a marker that tells when the machine itself slowed down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+_WARMUP_S = 0.03
+_SETTLED = 0.01  # half width of the median's 95 % interval, relative to the median
+_DRIFT = 1.25  # a marker that takes this much longer at its end than at its best says the machine was throttled or shared
+_MARKER = np.linspace(0.0, 1.0, 20_000)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of single calls.  `samples_ms` are all of them, in order; `throttled` says the machine slowed down meanwhile."""
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    samples_ms: tuple[float, ...]
+    throttled: bool
+
+    @property
+    def iqr_ms(self) -> float:
+        return self.q3_ms - self.q1_ms
+
+
+def time_calls(call: Callable[[], object], *, max_seconds: float = 2.0, min_runs: int = 20, max_runs: int = 2000) -> Timing:
+    """Median and quartiles of single calls on one thread.  Stops once the median is known to 1 %, or when the time is spent."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < min(_WARMUP_S, max_seconds / 4):
+        call()
+    samples: list[float] = []
+    markers = [_marker()]
+    deadline = time.perf_counter() + max_seconds
+    while len(samples) < max_runs:
+        before = time.perf_counter()
+        call()
+        samples.append((time.perf_counter() - before) * 1e3)
+        if len(samples) % min_runs == 0:
+            markers.append(_marker())
+            if _settled(samples):
+                break
+        if len(samples) >= min_runs and time.perf_counter() > deadline:
+            break
+    q1, median, q3 = np.percentile(samples, [25, 50, 75])
+    throttled = float(np.median(markers[1:] or markers)) > _DRIFT * min(markers)
+    return Timing(float(median), float(q1), float(q3), tuple(samples), throttled)
+
+
+def _settled(samples: list[float]) -> bool:
+    """Whether the median's 95 % interval, from order statistics, is within 1 % of it."""
+    ordered = np.sort(samples)
+    n = len(ordered)
+    reach = int(0.98 * n**0.5) + 1
+    low, high = ordered[max(0, n // 2 - reach)], ordered[min(n - 1, n // 2 + reach)]
+    return n >= 60 and (high - low) / 2 <= _SETTLED * ordered[n // 2]
+
+
+def _marker() -> float:
+    """Seconds of a fixed piece of work, the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        before = time.perf_counter()
+        float(np.sqrt(_MARKER).sum())
+        best = min(best, time.perf_counter() - before)
+    return best

@@ -1,0 +1,112 @@
+"""Verification: what a compiled artifact really does on the device, from the file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from nas.data import Sample, letterbox, read_image
+from nas.deploy.timing import Timing, time_calls
+from nas.runtime import Executor, artifact, reference
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes_xyxy (D, 4) px, scores (D,), labels (D,)
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """A limit and what was measured for it, in the unit that closes the name."""
+
+    name: str
+    limit: float
+    measured: float
+
+    @property
+    def met(self) -> bool:
+        return self.measured <= self.limit
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured from one artifact on one device."""
+
+    bit_exact: bool  # raw maps equal the numpy integer reference in every bit
+    checked_images: int
+    map: float
+    map50: float
+    per_class: dict[str, tuple[float, float]]  # (AP, AP50)
+    latency_ms: float  # median of a run of the network, one thread
+    latency_q1_ms: float
+    latency_q3_ms: float
+    latency_runs: int
+    throttled: bool
+    predicted_ms: float | None
+    predicted_low_ms: float | None
+    predicted_high_ms: float | None
+    ram_kib: float  # arena: activations at their peak
+    scratch_kib: float
+    size_mb: float  # the file
+    constraints: tuple[Constraint, ...]
+    isa: str
+
+    @property
+    def met(self) -> bool:
+        return self.bit_exact and all(constraint.met for constraint in self.constraints)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An artifact loaded, with what a pass over it costs."""
+
+    executor: Executor
+    timing: Timing
+    ram_kib: float
+    scratch_kib: float
+    size_mb: float
+
+
+def measure(path: Path, *, max_seconds: float = 2.0) -> Run:
+    """Load an artifact and time it on a grey image of its input size, on this machine."""
+    executor = Executor.load(path)
+    height, width = executor.metadata.input_size
+    image = np.full((height, width, 3), 114, np.uint8)
+    timing = time_calls(lambda: executor.run(image), max_seconds=max_seconds)
+    memory = executor.memory
+    return Run(executor, timing, memory.arena_bytes / 1024, memory.scratch_bytes / 1024, path.stat().st_size / 1e6)
+
+
+def exact_on(path: Path, executor: Executor, images: Sequence[np.ndarray]) -> bool:
+    """Whether every raw map equals the numpy reference bit for bit; images are (H, W, 3) uint8 of the input size."""
+    plan = artifact.load(path)
+    for image in images:
+        wanted = reference.run(plan, [image.transpose(2, 0, 1)])
+        found = executor.run(image)
+        if any(a.tobytes() != b.tobytes() for a, b in zip(wanted, found, strict=True)):
+            return False
+    return True
+
+
+def detector(executor: Executor, score_threshold: float = 0.001) -> Callable[[np.ndarray], Found]:
+    """From an image (H, W, 3) uint8 RGB of any size to boxes_xyxy in its pixels, scores and labels."""
+    size = executor.metadata.input_size[0]
+
+    def detect(image: np.ndarray) -> Found:
+        fitted, _, transform = letterbox(image, np.zeros((0, 4), np.float32), size)
+        boxes, scores, labels = executor.detect(fitted, score_threshold)
+        return transform.invert(boxes), scores, labels
+
+    return detect
+
+
+def boxed(samples: Sequence[Sample], size: int) -> list[np.ndarray]:
+    """The samples' images as the network sees them: (size, size, 3) uint8 RGB."""
+    return [letterbox(read_image(sample), np.zeros((0, 4), np.float32), size)[0] for sample in samples]
+
+
+def limits_met(limits: Mapping[str, float], measured: Mapping[str, float]) -> tuple[Constraint, ...]:
+    """One Constraint per limit.  A limit on something that was not measured raises: it must never pass in silence."""
+    unknown = [name for name in limits if name not in measured]
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' is limited but was not measured; measured: {', '.join(measured)}")
+    return tuple(Constraint(name, limit, measured[name]) for name, limit in limits.items())

@@ -1,0 +1,182 @@
+"""One finalist, from genes to a verified artifact.  Each step leaves a file; a step whose file is there is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import torch
+
+from nas.compiler import compile as compile_plan
+from nas.compiler import save as save_artifact
+from nas.data import Dataset, settings_for, val_batches
+from nas.deploy.verify import Verification, boxed, detector, exact_on, limits_met, measure
+from nas.model import Model, load, save, write_whole
+from nas.quant import QatSettings, fake_quantized, quantize
+from nas.train import Detections, EpochRecord, History, TrainSettings, coco_map, evaluate, fit, predict, set_head_prior
+from predictors import Estimate
+from searchspaces import SPACES, Arch, Graph
+from searchspaces.module import to_torch
+from searchspaces.quantizers import floated, quantized
+from searchspaces.rewrite import is_float
+
+Note = Callable[[str, EpochRecord], None]
+CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a finalist is trained: `epochs` in all, `qat_share` of them quantized."""
+
+    epochs: int = 40
+    qat_share: float = 0.25
+    batch: int = 16
+    accelerator: str = "auto"
+    seed: int = 0
+    train: TrainSettings = TrainSettings()
+    qat: QatSettings = QatSettings()
+
+    def for_float(self, size: int, dataset: Dataset, quantized: bool) -> TrainSettings:
+        epochs = self.epochs - self.qat_epochs if quantized else self.epochs
+        return msgspec.structs.replace(
+            self.train,
+            size=size,
+            epochs=epochs,
+            batch=self.batch,
+            seed=self.seed,
+            augment=settings_for(dataset),
+            accelerator=self.accelerator,
+            close_mosaic=min(self.train.close_mosaic, epochs // 3),
+        )
+
+    def for_qat(self, size: int, dataset: Dataset) -> TrainSettings:
+        return msgspec.structs.replace(
+            self.for_float(size, dataset, True),
+            epochs=self.qat_epochs,
+            lr=self.qat.lr,
+            precision="fp32",
+            weight_decay=self.qat.weight_decay,
+            warmup_epochs=self.qat.warmup_epochs,
+            close_mosaic=self.qat_epochs,
+        )
+
+    @property
+    def qat_epochs(self) -> int:
+        return max(1, round(self.epochs * self.qat_share))
+
+
+def calibration_batches(dataset: Dataset, size: int, batches: int, batch: int = 16) -> Iterator[torch.Tensor]:
+    """Letterboxed training images (N, 3, size, size) in 0..1, the first of the split."""
+    for found in val_batches(dataset.train[: batches * batch], size, batch):
+        yield torch.from_numpy(found.images).float() / 255
+
+
+def train_float(graph: Graph, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note) -> tuple[Model, History]:
+    """Train the float form of a graph from scratch; resumes from `folder`."""
+    torch.manual_seed(settings.seed)
+    net = to_torch(floated(graph))
+    set_head_prior(net, len(dataset.classes), settings.size)
+    history = fit(net, dataset, settings, out=folder, on_epoch=lambda record: note("float", record))
+    return Model(graph, net.weights(), dataset.classes, "float"), history
+
+
+def train_quantized(
+    model: Model, dataset: Dataset, settings: TrainSettings, qat: QatSettings, folder: Path, note: Note
+) -> tuple[Model, History]:
+    """Quantization-aware training of a float model at the bits of its graph; resumes from `folder`."""
+    batches = calibration_batches(dataset, settings.size, qat.calibration_batches)
+    torch.manual_seed(settings.seed)
+
+    def onward(net: torch.nn.Module, teacher: torch.nn.Module | None) -> History:
+        return fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("quantized", record))
+
+    net, history = quantize(model.graph, model.weights, batches, onward, distill=qat.distill)
+    return Model(model.graph, net.weights(), dataset.classes, "quantized"), history
+
+
+def develop(arch: Arch, dataset: Dataset, recipe: Recipe, folder: Path, provenance: Mapping[str, object], note: Note) -> Path:
+    """Train, quantize and compile one candidate; the artifact's path.  Goes on where an earlier call was cut off."""
+    graph = SPACES[arch.space].build(arch, len(dataset.classes))
+    needs_qat = not is_float(quantized(graph))
+    size, artifact = int(arch["resolution"]), folder / "model.edge"
+    if not (folder / "float.safetensors").exists():
+        model, history = train_float(graph, dataset, recipe.for_float(size, dataset, needs_qat), folder / "float", note)
+        _keep(folder, "float", model, history)
+    if needs_qat and not (folder / "quantized.safetensors").exists():
+        model, history = train_quantized(
+            load(folder / "float.safetensors"), dataset, recipe.for_qat(size, dataset), recipe.qat, folder / "quantized", note
+        )
+        _keep(folder, "quantized", model, history)
+    if not artifact.exists():
+        compile_model(load(folder / ("quantized.safetensors" if needs_qat else "float.safetensors")), artifact, provenance)
+    return artifact
+
+
+def _keep(folder: Path, stage: str, model: Model, history: History) -> None:
+    """The history before the model: a model that exists has its history."""
+    write_whole(folder / f"{stage}.history.json", msgspec.json.encode(history))
+    save(model, folder / f"{stage}.safetensors")
+
+
+def compile_model(model: Model, path: Path, provenance: Mapping[str, object]) -> None:
+    """Compile a float or quantized model to an artifact."""
+    graph = quantized(model.graph) if model.stage == "quantized" else floated(model.graph)
+    save_artifact(compile_plan(graph, model.weights, classes=model.classes, provenance=dict(provenance)), path)
+
+
+def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
+    """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
+    graph = SPACES[arch.space].build(arch, len(dataset.classes))
+    torch.manual_seed(0)
+    weights = to_torch(floated(graph)).weights()
+    net = fake_quantized(graph, weights, calibration_batches(dataset, int(arch["resolution"]), 1, 4))
+    compile_model(Model(graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
+    run = measure(path, max_seconds=1.0)
+    return {"latency_ms": run.timing.median_ms, "ram_kib": run.ram_kib, "flash_kib": run.size_mb * 1e6 / 1024, "size_mb": run.size_mb}
+
+
+def verify(
+    path: Path,
+    dataset: Dataset,
+    *,
+    limits: Mapping[str, float],
+    predicted: Estimate | None = None,
+    split: str = "val",
+    checked: int = CHECKED_IMAGES,
+) -> Verification:
+    """From the artifact alone: bit-exactness, mAP on a split, latency, RAM and size on this machine, limits judged on them."""
+    run = measure(path)
+    executor = run.executor
+    samples = dataset.splits[split]
+    exact = exact_on(path, executor, boxed(samples[:checked], executor.metadata.input_size[0]))
+
+    look = detector(executor)
+    metrics = evaluate(lambda image: Detections(*look(image)), samples, dataset.classes)
+    measured = {"latency_ms": run.timing.median_ms, "ram_kib": run.ram_kib, "flash_kib": run.size_mb * 1e6 / 1024, "size_mb": run.size_mb}
+    return Verification(
+        bit_exact=exact,
+        checked_images=min(checked, len(samples)),
+        map=metrics.map,
+        map50=metrics.map50,
+        per_class={name: (float(ap), float(ap50)) for name, (ap, ap50) in metrics.per_class.items()},
+        latency_ms=run.timing.median_ms,
+        latency_q1_ms=run.timing.q1_ms,
+        latency_q3_ms=run.timing.q3_ms,
+        latency_runs=len(run.timing.samples_ms),
+        throttled=run.timing.throttled,
+        predicted_ms=predicted.mean_ms if predicted else None,
+        predicted_low_ms=predicted.low_ms if predicted else None,
+        predicted_high_ms=predicted.high_ms if predicted else None,
+        ram_kib=run.ram_kib,
+        scratch_kib=run.scratch_kib,
+        size_mb=run.size_mb,
+        constraints=limits_met(limits, measured),
+        isa=executor.isa,
+    )
+
+
+def float_map(model: Model, dataset: Dataset, split: str = "val") -> float:
+    """mAP50 of a model in torch, beside that of its artifact."""
+    net = to_torch(floated(model.graph), model.weights).eval()
+    samples = dataset.splits[split]
+    return coco_map(samples, predict(net, samples, model.size, len(model.classes)), dataset.classes).map50

@@ -1,0 +1,336 @@
+"""The main job: search under hard limits, train and compile the finalists, measure what they really do, re-rank.
+
+A run is a folder.  run.json holds the resolved settings, device.toml the device as it was, study.db every trial and every
+finished step; resume goes on from whatever is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from hwmodels.device import Device
+from nas import pareto
+from nas.candidates import COLUMNS, evaluation
+from nas.data import Dataset, read_image
+from nas.data import load as load_data
+from nas.deploy.local import find_device
+from nas.deploy.verify import Verification
+from nas.finalist import Recipe, develop, trial_run, verify
+from nas.model import write_whole
+from nas.objectives import describe_misses, limited, violations
+from nas.progress import Progress, Silent
+from nas.provenance import provenance
+from nas.search.loop import run as run_search
+from nas.search.searchers import SEARCHERS, searcher
+from nas.study import Study, Trial
+from predictors import Estimate
+from searchspaces import SPACES, Arch
+from searchspaces.yolo import with_precisions
+
+PROBE_IMAGES = 8
+TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
+ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
+
+
+class JobError(ValueError):
+    """A job that cannot be done as asked: says what was found and what would work."""
+
+
+class NothingFits(JobError):
+    """No artifact met the limits when it was measured: says which limit failed and by how much."""
+
+
+class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `edgenas search` was asked for, resolved; limits in the units that close their names."""
+
+    data: str
+    device: str = "local"
+    space: str = "yolo"
+    strategy: str = "nsga2"
+    budget: int = 500
+    finalists: int = 3
+    limits: dict[str, float] = {}
+    proxy: str = ""
+    workers: int = 1
+    seed: int = 0
+    recipe: Recipe = Recipe()
+
+
+class Finalist(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was taken further.  `verified` is None where it was given up before, for the reason in `failed`."""
+
+    trial: int
+    genes: dict[str, Any]
+    predicted: dict[str, float]
+    verified: Verification | None = None
+    failed: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.verified is not None and self.verified.met
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.  `front` are the undominated feasible trials, `finalists` what was measured, best mAP50 first."""
+
+    path: Path
+    settings: SearchSettings
+
+    @staticmethod
+    def open(path: str | Path) -> Run:
+        path = Path(path)
+        try:
+            settings = msgspec.json.decode((path / "run.json").read_bytes(), type=SearchSettings)
+        except FileNotFoundError:
+            raise JobError(f"no run in {path}: run.json is missing; edgenas search --out {path} starts one") from None
+        except (msgspec.MsgspecError, OSError) as fault:
+            raise JobError(f"{path / 'run.json'}: {fault}") from None
+        return Run(path, settings)
+
+    @cached_property
+    def device(self) -> Device:
+        return Device.load(self.path / "device.toml")
+
+    @cached_property
+    def data(self) -> Dataset:
+        return load_data(self.settings.data)
+
+    @property
+    def trials(self) -> list[Trial]:
+        with Study.open(self.path / "study.db") as study:
+            return study.trials()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        with Study.open(self.path / "study.db") as study:
+            return study.provenance
+
+    @property
+    def front(self) -> list[Trial]:
+        """Undominated in score and latency among the trials within every limit, fastest first."""
+        within = [trial for trial in self.trials if trial.state == "ok" and not violations(trial.columns, self.objectives)]
+        if not within:
+            return []
+        wanted = [o for o in self.objectives if o.optimized]
+        kept = pareto.front([[trial[o.name] for o in wanted] for trial in within], [o.direction for o in wanted])
+        return sorted((within[i] for i in kept), key=lambda trial: trial["latency_ms"])
+
+    @property
+    def objectives(self) -> tuple[Any, ...]:
+        return limited(COLUMNS, self.settings.limits)
+
+    @property
+    def finalists(self) -> list[Finalist]:
+        with Study.open(self.path / "study.db") as study:
+            stages = study.stages()
+        found = [msgspec.convert(payload, Finalist) for name, payload in stages.items() if name.startswith("finalist:")]
+        return sorted(found, key=lambda f: (not f.met, -(f.verified.map50 if f.verified else -1.0)))
+
+    def folder(self, trial: int) -> Path:
+        return self.path / "finalists" / f"{trial:05d}"
+
+    def pick(self, which: str) -> Finalist:
+        """'best' mAP50, 'fastest', 'knee' of both, or a trial number; among the verified finalists that met every limit."""
+        good = [f for f in self.finalists if f.met]
+        if not good:
+            raise JobError(f"{self.path} has no verified finalist within the limits yet; edgenas resume {self.path} goes on with it")
+        if which == "best":
+            return good[0]
+        if which == "fastest":
+            return min(good, key=lambda f: _verified(f).latency_ms)
+        if which == "knee":
+            points = np.array([[_verified(f).latency_ms, -_verified(f).map50] for f in good])
+            return good[pareto.knee(points)]
+        for finalist in good:
+            if str(finalist.trial) == which:
+                return finalist
+        numbers = ", ".join(str(f.trial) for f in good)
+        raise JobError(f"no finalist '{which}' in {self.path}: best, fastest, knee or one of {numbers}")
+
+    def export(self, pick: str = "knee", format: str = "edge", out: str | Path | None = None) -> Path:
+        """Write one finalist as 'edge' or 'onnx'; the path written."""
+        from nas.export import export_finalist
+
+        return export_finalist(self, pick, format, None if out is None else Path(out))
+
+
+def search(settings: SearchSettings, out: str | Path, progress: Progress | None = None) -> Run:
+    """Start a run in a new folder and bring it to its end.  Raises Infeasible or NothingFits where nothing meets the limits."""
+    progress = progress or Silent()
+    path = Path(out)
+    if (path / "run.json").exists():
+        raise JobError(f"{path} holds a run already: edgenas resume {path} goes on with it; another --out starts a new one")
+    _check(settings)
+    dataset = load_data(settings.data)
+    device = find_device(settings.device, progress)
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / "device.toml", device.to_toml().encode())
+    if not (path / "study.db").exists():
+        with Study.create(path / "study.db", settings.space, msgspec.to_builtins(settings), provenance(dataset, device)):
+            pass
+    write_whole(path / "run.json", msgspec.json.format(msgspec.json.encode(settings)))
+    return _proceed(Run(path, settings), progress)
+
+
+def resume(path: str | Path, progress: Progress | None = None) -> Run:
+    """Go on with a run; nothing that was finished is done again."""
+    return _proceed(Run.open(path), progress or Silent())
+
+
+def _check(settings: SearchSettings) -> None:
+    """What can be known to be wrong before anything is measured or loaded."""
+    if settings.space not in SPACES:
+        raise JobError(f"no space '{settings.space}'; spaces: {', '.join(SPACES)}")
+    if settings.strategy not in SEARCHERS:
+        raise JobError(f"no strategy '{settings.strategy}'; strategies: {', '.join(SEARCHERS)}")
+    for name in ("budget", "finalists", "workers"):
+        if getattr(settings, name) < 1:
+            raise JobError(f"--{name} {getattr(settings, name)}: one at least")
+    if settings.recipe.epochs < 2:
+        raise JobError(f"--epochs {settings.recipe.epochs}: two at least, one float and one quantized")
+    if settings.proxy:
+        from proxies import BROKEN_PLUGINS, PROXIES, find
+
+        find(settings.proxy, PROXIES, BROKEN_PLUGINS)
+    limited(COLUMNS, settings.limits)
+
+
+def _proceed(run: Run, progress: Progress) -> Run:
+    with Study.open(run.path / "study.db", writable=True) as study:
+        _search(run, study, progress)
+        _finalists(run, study, progress)
+    if not any(f.met for f in run.finalists):
+        raise NothingFits(_why_nothing_fits(run))
+    return run
+
+
+def one_thread() -> None:
+    """Scores must not depend on how many workers share the machine."""
+    torch.set_num_threads(1)
+
+
+def _search(run: Run, study: Study, progress: Progress) -> None:
+    settings = run.settings
+    space = with_precisions(SPACES[settings.space], run.device.precisions)
+    judge = evaluation(run.device, len(run.data.classes), probe_images(run.data), settings.limits, proxy=settings.proxy, seed=settings.seed)
+    seeker = searcher(settings.strategy, space, judge.objectives, settings.seed)
+    threads = torch.get_num_threads()
+    with progress.task("search", settings.budget, done=sum(t.spent for t in study.trials())) as task:
+        run_search(
+            study,
+            seeker,
+            judge,
+            settings.budget,
+            workers=settings.workers,
+            initializer=one_thread,
+            on_trial=lambda trial: task.advance(int(trial.spent)),
+        )
+    torch.set_num_threads(threads)
+
+
+def probe_images(dataset: Dataset) -> np.ndarray:
+    """(N, S, S, 3) uint8: the first training images that hold objects, scaled to one square each."""
+    import cv2
+
+    with_boxes = [sample for sample in dataset.train if len(sample.boxes_xyxy)] or list(dataset.train)
+    return np.stack([cv2.resize(read_image(sample), (480, 480), interpolation=cv2.INTER_AREA) for sample in with_boxes[:PROBE_IMAGES]])
+
+
+def ranked(candidates: Sequence[Trial]) -> Iterator[Trial]:
+    """Candidates for finalists: by score, those first whose predicted latency tells them apart; then the rest, by score."""
+    by_score = sorted(candidates, key=lambda trial: (-trial["score"], trial.number))
+    first: list[Trial] = []
+    for trial in by_score:
+        if all(abs(trial["latency_ms"] / other["latency_ms"] - 1) > ALIKE for other in first):
+            first.append(trial)
+    yield from first
+    yield from (trial for trial in by_score if trial not in first)
+
+
+def _finalists(run: Run, study: Study, progress: Progress) -> None:
+    """Take candidates from the front in rank order until enough of them are verified within the limits."""
+    settings = run.settings
+    done = {f.trial: f for f in run.finalists}
+    tries = TRIES_PER_FINALIST * settings.finalists
+    good = 0
+    for trial in list(ranked(run.front))[:tries]:
+        if good >= settings.finalists:
+            return
+        finalist = done.get(trial.number)
+        if finalist is None:
+            finalist = _finalist(run, trial, progress)
+            study.finish_stage(f"finalist:{trial.number:05d}", msgspec.to_builtins(finalist))
+        good += finalist.met
+
+
+def _finalist(run: Run, trial: Trial, progress: Progress) -> Finalist:
+    settings, folder = run.settings, run.folder(trial.number)
+    finalist = Finalist(trial=trial.number, genes=dict(trial.arch.genes), predicted=dict(trial.columns))
+    if run.device.is_local and (why := _misses_untrained(run, trial, folder)):
+        progress.say(f"trial {trial.number} is passed over: {why}")
+        return msgspec.structs.replace(finalist, failed=why)
+    with progress.task(f"train {trial.number}", settings.recipe.epochs) as task:
+        artifact = develop(
+            trial.arch,
+            run.data,
+            settings.recipe,
+            folder,
+            {"trial": trial.number, "run": run.path.name, "seed": settings.seed},
+            lambda stage, record: task.advance(1, f"{stage} {_score(record.map50)}"),
+        )
+    predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
+    result = verify(artifact, run.data, limits=settings.limits, predicted=predicted)
+    progress.say(
+        f"trial {trial.number}: mAP50 {result.map50:.3f}, {result.latency_ms:.2f} ms (predicted {predicted.mean_ms:.2f}), "
+        f"{result.size_mb:.2f} MB" + ("" if result.met else f" - fails: {_failures(result)}")
+    )
+    return msgspec.structs.replace(finalist, verified=result, failed="" if result.met else _failures(result))
+
+
+def _score(map50: float | None) -> str:
+    return "" if map50 is None else f"mAP50 {map50:.3f}"
+
+
+def _misses_untrained(run: Run, trial: Trial, folder: Path) -> str:
+    """What the untrained candidate misses when it is compiled and measured; '' where it fits."""
+    note = folder / "untrained.json"
+    if note.exists():
+        measured = json.loads(note.read_text())
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        measured = trial_run(trial.arch, run.data, folder / "untrained.edge")
+        (folder / "untrained.edge").unlink()
+        write_whole(note, json.dumps(measured).encode())
+    return describe_misses(measured, run.objectives)
+
+
+def _failures(result: Verification) -> str:
+    failed = [f"{c.name} {c.measured:.4g} is above {c.limit:.4g}" for c in result.constraints if not c.met]
+    return "; ".join(failed if result.bit_exact else ["the artifact differs from the integer reference", *failed])
+
+
+def _why_nothing_fits(run: Run) -> str:
+    reasons = "; ".join(f"trial {f.trial}: {f.failed}" for f in run.finalists)
+    return f"of {len(run.finalists)} finalists none met every limit when it was measured: {reasons}"
+
+
+def _verified(finalist: Finalist) -> Verification:
+    assert finalist.verified is not None
+    return finalist.verified
+
+
+def columns_of(arch: Arch, device: Device, classes: int) -> Mapping[str, float]:
+    """The cheap columns of any arch, for a user who asks what one network would cost."""
+    from nas.candidates import Costs
+
+    return Costs(device, classes)(arch)

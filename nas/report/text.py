@@ -1,0 +1,83 @@
+"""Results on a terminal: a mapping becomes two columns, a list of mappings a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nas.job import Run
+
+
+def render(result: Any, console: Console | None = None) -> None:
+    """Print a JSON-like result; nested mappings and lists of mappings come as tables of their own."""
+    console = console or Console()
+    if isinstance(result, Sequence) and not isinstance(result, str):
+        console.print(_rows(result) if result else "nothing")
+        return
+    plain = {key: value for key, value in result.items() if not _nested(value)}
+    if plain:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in plain.items():
+            table.add_row(f"[bold]{key}[/bold]", _cell(value))
+        console.print(table)
+    for key, value in result.items():
+        if _nested(value):
+            console.print(f"\n[bold]{key}[/bold]")
+            render(value, console)
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping))
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(pad_edge=False)
+    for name in names:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    return str(value)
+
+
+def run_summary(run: Run) -> dict[str, Any]:
+    """What a finished run found, finalists best first."""
+    trials = run.trials
+    return {
+        "run": str(run.path),
+        "device": run.device.name,
+        "limits": [{"column": name, "limit": limit} for name, limit in run.settings.limits.items()],
+        "candidates": len(trials),
+        "scored": sum(trial.spent for trial in trials),
+        "front": len(run.front),
+        "finalists": [finalist_row(f) for f in run.finalists],
+    }
+
+
+def finalist_row(finalist: Any) -> dict[str, Any]:
+    """One finalist, predicted beside measured; units close the names."""
+    row: dict[str, Any] = {"trial": finalist.trial, "met": finalist.met, "predicted_ms": finalist.predicted["latency_ms"]}
+    v = finalist.verified
+    if v is not None:
+        row |= {
+            "measured_ms": v.latency_ms, "error_percent": 100 * (v.predicted_ms / v.latency_ms - 1) if v.predicted_ms else None,
+            "map50": v.map50, "map": v.map, "ram_kib": v.ram_kib, "size_mb": v.size_mb, "bit_exact": v.bit_exact,
+        }  # fmt: skip
+    return row | {"failed": finalist.failed}

@@ -1,0 +1,181 @@
+"""The search's accuracy score: how good the architecture may get, less what its bits take away.
+
+score = architecture term * (1 - drop(signal-to-noise ratio of quantization)).  A *ranking* score in the unit of VOC mAP50-95: it
+is as good as its calibration, so `recalibrated` maps it to the mAP of the finalists that a study has trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from math import exp, isfinite, log
+
+import msgspec
+import numpy as np
+import torch
+
+from proxies.activation import SIDE, nwot
+from proxies.counting import counted
+from proxies.errors import ProxyError
+from proxies.probe import Probe, probe
+from proxies.sensitivity import quant_noise
+from searchspaces import SPACES, Arch, Graph
+from searchspaces.module import to_torch
+from searchspaces.quantizers import quantized
+
+FEATURES = ("nwot", "log_macs", "log_activation_elements", "log_params", "log_resolution")
+EXTENSION = 0.75  # features may leave the calibrated range by this share of its width, then they count no further
+
+# SNR in dB that quant_noise gives a SiLU YOLOv8n of the `yolo` space (320 px, 20 classes, mean of 8 seeds) at W2A2, W3A3, W4A4,
+# W8A8, and the share of mAP50 that quantization-aware training lost there: .465, .533, .569, .585 of .58 in float (LSQ, measured
+# on that network; the small gain at W8A8 counts as no loss).
+DROP_KNOTS = ((-7.8, 0.198), (-3.5, 0.081), (1.9, 0.019), (23.3, 0.0))
+_BEYOND = 2.0  # below the last knot the loss starts twice as steep as before it: nothing was measured there
+
+
+@dataclass(frozen=True)
+class ArchitectureTerm:
+    """Ridge with non-negative weights on standardized features, through a logistic link: a value in 0..1 that more of a feature
+    never lowers, so that no feature can be traded away for score.  One number a feature in `mean`, `std`, `low`, `high`
+    (calibrated range), `weights`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    source: str
+
+    def __call__(self, features: Mapping[str, float]) -> float:
+        total = self.intercept
+        for i, name in enumerate(FEATURES):
+            if name not in features or not isfinite(features[name]):
+                raise ProxyError(f"the accuracy score needs a finite feature '{name}'; got {dict(features)}")
+            reach = EXTENSION * (self.high[i] - self.low[i])
+            value = min(max(features[name], self.low[i] - reach), self.high[i] + reach)
+            total += self.weights[i] * (value - self.mean[i]) / self.std[i]
+        return 1 / (1 + exp(-total))
+
+
+@cache
+def calibrated() -> ArchitectureTerm:
+    """The term fitted on YOLOBench by proxies.yolobench.fit and stored beside this file."""
+    return msgspec.json.decode((files("proxies") / "architecture.json").read_bytes(), type=ArchitectureTerm)
+
+
+def drop(snr_db: float) -> float:
+    """Share of the float network's mAP that is lost at this SNR, in 0..1; falls with it and is 0 from W8A8 upwards."""
+    snrs, drops = np.transpose(DROP_KNOTS)
+    if snr_db >= snrs[0]:
+        return float(np.interp(snr_db, snrs, drops))
+    slope = _BEYOND * (drops[0] - drops[1]) / (snrs[1] - snrs[0])  # per dB, towards a loss of everything
+    return float(1 - (1 - drops[0]) * exp(-slope / (1 - drops[0]) * (snrs[0] - snr_db)))
+
+
+def accuracy_score(features: Mapping[str, float], snr_db: float) -> float:
+    """The search's objective, higher is better; `features` under the names of FEATURES, `snr_db` from quant_noise."""
+    return calibrated()(features) * (1 - drop(snr_db))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """score = architecture * (1 - drop); features as in FEATURES; snr_db of quant_noise."""
+
+    score: float
+    architecture: float
+    drop: float
+    snr_db: float
+    features: Mapping[str, float]
+    seconds: float
+
+
+@cache
+def reference_probe() -> Probe:
+    """The images of the calibration: seeded noise, so that the score of an architecture does not hang on a data set."""
+    return probe(None, SIDE)
+
+
+def estimate(network: Graph | Arch, classes: int = 20, seed: int = 0) -> Estimate:
+    """The accuracy score of one candidate with its parts; raises ProxyError where a part is not finite.
+
+    One model serves both proxies (its fake-quantizers are off for nwot).  About 0.2 s on one thread whatever the resolution.
+    """
+    begin = time.perf_counter()
+    graph = SPACES[network.space].build(network, classes) if isinstance(network, Arch) else network
+    side = graph.of("input")[0].shape[-1]
+    seen = replace(reference_probe(), scored=graph, seed=seed)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = to_torch(quantized(graph)).train()
+        signs = nwot(model, seen) + nwot_growth(seen, side)
+        snr_db = quant_noise(model, seen)
+    found = features(graph, signs)
+    if not isfinite(snr_db):
+        raise ProxyError(f"quant_noise is {snr_db}")
+    architecture, lost = calibrated()(found), drop(snr_db)
+    return Estimate(architecture * (1 - lost), architecture, lost, snr_db, found, time.perf_counter() - begin)
+
+
+def nwot_growth(seen: Probe, side: int) -> float:
+    """What nwot adds when the images of `seen` grow to side x side; see nwot."""
+    return 2 * len(seen.images) * log(side / seen.side)
+
+
+def features(graph: Graph, signs: float) -> dict[str, float]:
+    """The features of a graph (training form) under the names of FEATURES; `signs` is its nwot on the reference probe."""
+    load = counted(graph)
+    side = graph.of("input")[0].shape[-1]
+    return {
+        "nwot": signs, "log_macs": log(load.macs), "log_activation_elements": log(sum(load.activation_elements.values())),
+        "log_params": log(load.params), "log_resolution": log(side),
+    }
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """predicted mAP = slope * score + intercept, slope >= 0, so ranks stay.  `error` is the mean absolute error on finalists that
+    were left out of the fit, None below three of them.
+    """
+
+    slope: float
+    intercept: float
+    error: float | None
+    finalists: int
+
+    def __call__(self, score: float) -> float:
+        return min(1.0, max(0.0, self.slope * score + self.intercept))
+
+
+def recalibrated(scores: Sequence[float], measured: Sequence[float]) -> Recalibration:
+    """Fits the score to what trained finalists reached (mAP50 of their artifacts, 0..1).
+
+    One finalist, or several of one score, set the ratio; more add a slope, pulled towards that ratio because finalists lie close
+    together in score and their mAP carries training noise.
+    """
+    if len(scores) != len(measured) or not scores:
+        raise ProxyError(f"recalibration needs as many scores as measured values, at least one: {len(scores)} and {len(measured)}")
+    x, y = np.asarray(scores, dtype=float), np.asarray(measured, dtype=float)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()) or x.min() <= 0:
+        raise ProxyError(f"recalibration needs finite measured values and positive scores: {list(scores)}, {list(measured)}")
+    slope, intercept = _affine(x, y)
+    error = None
+    if len(x) >= 3:
+        others = [np.arange(len(x)) != i for i in range(len(x))]
+        fits = [_affine(x[keep], y[keep]) for keep in others]
+        error = float(np.mean([abs(a * x[i] + b - y[i]) for i, (a, b) in enumerate(fits)]))
+    return Recalibration(slope, intercept, error, len(x))
+
+
+_PRIOR_SPREAD = 0.02  # of scores: finalists spread like this move the slope half-way from the ratio to their own
+
+
+def _affine(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    ratio = y.mean() / x.mean()
+    dx, prior = x - x.mean(), len(x) * _PRIOR_SPREAD**2
+    slope = max(0.0, float((dx @ (y - y.mean()) + prior * ratio) / (dx @ dx + prior)))
+    return slope, float(y.mean() - slope * x.mean())

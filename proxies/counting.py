@@ -1,0 +1,40 @@
+"""Proxies that count: no torch model, no images.  They are the baselines that every other proxy has to beat."""
+
+from __future__ import annotations
+
+from hwmodels.workload import Workload, workload
+from proxies.core import proxy
+from proxies.probe import Probe
+from searchspaces import Graph
+from searchspaces.rewrite import merge_rep
+
+_SOURCE = "counted on the graph with rep branches merged; as a baseline: arXiv:2307.13901"
+
+
+def counted(graph: Graph) -> Workload:
+    """The Workload of a graph in training form, rep branches merged: what the proxies here and the accuracy score count on."""
+    return workload(merge_rep(graph)[0])
+
+
+@proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)
+def macs(graph: Graph, probe: Probe) -> float:
+    """Multiply-accumulates of convs, transposed convs and linears."""
+    return float(counted(graph).macs)
+
+
+@proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)
+def params(graph: Graph, probe: Probe) -> float:
+    """Learned numbers, batch-norm included."""
+    return float(counted(graph).params)
+
+
+@proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)
+def activation_elements(graph: Graph, probe: Probe) -> float:
+    """Outputs of weighted operators for one image, whatever activation follows them."""
+    return float(sum(counted(graph).activation_elements.values()))
+
+
+@proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)
+def resolution(graph: Graph, probe: Probe) -> float:
+    """Side of the input image in pixels: hard to beat among networks of one latency."""
+    return float(graph.of("input")[0].shape[-1])
