@@ -15,6 +15,7 @@ from nas.deploy.verify import Verification, boxed, detector, exact_on, limits_me
 from nas.model import Model, load, save, write_whole
 from nas.quant import QatSettings, fake_quantized, quantize
 from nas.train import Detections, EpochRecord, History, TrainSettings, coco_map, evaluate, fit, predict, set_head_prior
+from nas.runtime.executor import isa
 from predictors import Estimate
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.module import to_torch
@@ -30,7 +31,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     epochs: int = 40
     qat_share: float = 0.25
-    batch: int = 16
     accelerator: str = "auto"
     seed: int = 0
     train: TrainSettings = TrainSettings()
@@ -42,7 +42,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             self.train,
             size=size,
             epochs=epochs,
-            batch=self.batch,
             seed=self.seed,
             augment=settings_for(dataset),
             accelerator=self.accelerator,
@@ -171,7 +170,7 @@ def verify(
         scratch_kib=run.scratch_kib,
         size_mb=run.size_mb,
         constraints=limits_met(limits, measured),
-        isa=executor.isa,
+        isa=isa(),
     )
 
 

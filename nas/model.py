@@ -50,7 +50,7 @@ def save(model: Model, path: Path) -> None:
         "stage": model.stage,
         "provenance": json.dumps(model.provenance),
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in model.weights.arrays().items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in model.weights.arrays().items()}
     write_whole(path, to_bytes(arrays, header))
 
 

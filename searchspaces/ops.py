@@ -114,7 +114,7 @@ def _matmul_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
 def _decode_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     if len(shapes) != 2 * len(attrs["strides"]):
         raise GraphError(f"{len(shapes)} maps for {len(attrs['strides'])} strides: two a stride are needed")
-    return 4 + attrs["classes"], sum(h * w for _, h, w in shapes[::2])
+    return 4 + attrs["classes"], sum(h * w for _, h, w in shapes[::2]), 1
 
 
 def _linear_macs(shapes: list[Shape], attrs: Attrs) -> int:

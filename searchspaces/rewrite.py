@@ -140,7 +140,7 @@ def deployed(graph: Graph) -> Graph:
     weights: Weights | None = None
     for deploy_pass in DEPLOY:
         graph, weights = deploy_pass(graph, weights)
-        verify(graph, after=deploy_pass.__name__)
+    verify(graph, after="deployment")
     return graph
 
 

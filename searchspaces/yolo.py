@@ -31,7 +31,7 @@ def bits(precision: str) -> tuple[int, int]:
 
 
 def build_yolo(arch: Arch, classes: int) -> Graph:
-    """Input (3, resolution, resolution) RGB in 0..1; output dfl_decode (4 + classes, anchors) at strides 8, 16 and 32."""
+    """Input (3, resolution, resolution) RGB in 0..1; output dfl_decode (4 + classes, anchors, 1) at strides 8, 16 and 32."""
     g = Builder()
     quantized = arch["stage1.precision"] != "fp32"
     edge = EDGE_BITS if quantized else FLOAT_BITS

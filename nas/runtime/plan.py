@@ -21,7 +21,7 @@ OPS = (
     "requantize", "quantize", "dequantize", "activation", "softmax", "matmul", "layernorm", "decode",
 )  # fmt: skip
 EPILOGUES = ("linear", "table", "threshold", "float")
-PREPROCESSING = MappingProxyType({"resize": "letterbox", "color": "RGB", "scale": 1 / 255})
+PREPROCESSING: Mapping[str, str | float] = MappingProxyType({"resize": "letterbox", "color": "RGB", "scale": 1 / 255})
 
 
 class ArtifactError(ValueError):
@@ -98,8 +98,7 @@ class Instruction:
     add  multiplier_a * (qa - za) + multiplier_b * (qb - zb);  global_avgpool  sum (q - z);  requantize  q - z.
     Quantized weights are int8 codes (C_out, C_in / groups, k, k), linear (K_out, K_in), of attrs['wbits'] bits: -2^(b-1) ..
     2^(b-1) - 1, at 8 bits -127 .. 127, at 1 bit -1 and +1. An f32 conv or linear has float32 weight and bias, and an
-    attrs['activation'] out of ACTIVATIONS; leaky_relu has slope 0.1, gelu is the tanh form of Hendrycks
-    and Gimpel 2016 (arXiv:1606.08415).
+    attrs['activation'] out of ACTIVATIONS; leaky_relu has slope 0.1, gelu is x * Phi(x).
     """
 
     op: str

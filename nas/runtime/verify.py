@@ -9,10 +9,12 @@ from nas.runtime.plan import ACTIVATIONS, EPILOGUES, OPS, ArtifactError, Instruc
 MAX_TENSORS = MAX_INSTRUCTIONS = 4096
 MAX_INPUTS = 64
 MAX_DIM = 65535
-MAX_BYTES = 1 << 30                 # of one tensor, of the arena, of a file
+MAX_BYTES = 1 << 28                 # of one tensor, of the arena, of a file
 MAX_TABLE = 4096
+MAX_TERMS = 65536                   # products in one accumulator
+MAX_STRIDE = 2                      # of a conv2d
+WEIGHT_BITS = (1, 2, 3, 4, 8)
 IN_PLACE = ("add", "mul", "requantize", "activation")           # may write over an input that nobody reads later
-WEIGHTED = ("conv2d", "conv_transpose2d", "linear")
 
 
 def verify(plan: Plan) -> None:
@@ -44,7 +46,7 @@ def _tensor(t: Tensor, arena_bytes: int) -> None:
     _require(t.nbytes <= MAX_BYTES, f"{where}: {t.nbytes} bytes, at most {MAX_BYTES}")
     bits_ok = 1 <= t.bits <= 8 and 0 <= t.zero_point < 2**t.bits if t.dtype == "u8" else t.bits == 32 and t.zero_point == 0
     _require(bits_ok, f"{where}: bits {t.bits} with zero point {t.zero_point} do not suit {t.dtype}")
-    _require(bool(np.isfinite(np.float32(t.scale))) and np.float32(t.scale) > 0, f"{where}: scale {t.scale} is not a positive float32")
+    _require(0 < float(np.float32(t.scale)) < float("inf"), f"{where}: scale {t.scale} is not a positive float32")
     _require(t.offset >= 0 and t.offset % 4 == 0, f"{where}: offset {t.offset} is not a multiple of 4")
     _require(t.offset + t.nbytes <= arena_bytes, f"{where}: bytes {t.offset}..{t.offset + t.nbytes} pass the arena of {arena_bytes}")
 
@@ -123,20 +125,20 @@ def _weighted(plan: Plan, i: Instruction, x: Tensor, y: Tensor, shape: tuple[int
         _require(i.attrs.get("activation", "none") in ACTIVATIONS, f"{where}: activation {i.attrs.get('activation')!r} is unknown")
         return
     bits = _int(i, "wbits", 1, 8, where)
-    _require(bits in (1, 2, 4, 8), f"{where}: wbits={bits}; 1, 2, 4 and 8 are packed")
+    _require(bits in WEIGHT_BITS, f"{where}: wbits={bits}; 1, 2, 3, 4 and 8 are packed")
     w = _array(w, "int8", (shape,), f"{where}: weight")
     low, high = {1: (-1, 1), 8: (-127, 127)}.get(bits, (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
     fits = low <= int(w.min()) and int(w.max()) <= high and (bits > 1 or bool((w != 0).all()))
     _require(fits, f"{where}: a weight does not fit {bits} bits")
     terms = int(np.prod(shape[1:])) if i.op != "conv_transpose2d" else shape[1]
     reach = terms * 2 ** (bits - 1) * (2**x.bits - 1)
-    _require(reach < 2**31, f"{where}: the accumulator can reach {reach}, past int32")
+    _require(terms <= MAX_TERMS and reach < 2**31, f"{where}: an accumulator of {terms} products can reach {reach}, past int32")
     _requant(i, y, shape[0], False, where)
 
 
 def _conv2d(plan: Plan, i: Instruction, x: list[Tensor], y: Tensor, where: str) -> None:
     c, h, w = x[0].shape
-    kernel, stride = _int(i, "kernel", 1, 31, where), _int(i, "stride", 1, 16, where)
+    kernel, stride = _int(i, "kernel", 1, 31, where), _int(i, "stride", 1, MAX_STRIDE, where)
     padding, groups = _int(i, "padding", 0, kernel - 1, where), _int(i, "groups", 1, MAX_DIM, where)
     _require(c % groups == 0 and y.shape[0] % groups == 0, f"{where}: {groups} groups do not divide {c} and {y.shape[0]} channels")
     _require(h + 2 * padding >= kernel and w + 2 * padding >= kernel, f"{where}: kernel {kernel} is larger than the padded input")
@@ -325,6 +327,7 @@ def _dataflow(plan: Plan) -> None:
         born[t] = -1
     last: dict[int, int] = {}
     for step, i in enumerate(plan.instructions):
+        _require(i.op != "decode" or step == end - 1, f"decode '{i.name}': it is not the last instruction")
         for t in i.inputs:
             _require(t in born, f"{i.op} '{i.name}': reads '{plan.tensors[t].name}', which nothing has produced")
             last[t] = step
@@ -333,6 +336,8 @@ def _dataflow(plan: Plan) -> None:
         born[t] = step
     for t in plan.outputs:
         _require(t in born, f"plan: output {t} is produced by nothing")
+        raw = born[t] < 0 or plan.instructions[born[t]].op != "decode"
+        _require(raw, "plan: its outputs are the raw maps, not what a decode makes of them")
         last[t] = end
     for t in range(len(plan.tensors)):
         _require(t in born, f"tensor '{plan.tensors[t].name}' is produced by nothing")

@@ -88,10 +88,9 @@ def coco_dicts(
 
 
 def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval_faster:
-    true = COCO(truth)
-    # an empty result list has no type to infer; a detection outside every image and category stands for it
-    found = true.loadRes(results) if results else COCO(dict(truth, annotations=[]))
-    evaluation = COCOeval_faster(true, found, iouType="bbox")
+    # Built whole, since COCO.loadRes refuses an empty list and takes twice as long as the evaluation.
+    found = [{**r, "id": i, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0} for i, r in enumerate(results, start=1)]
+    evaluation = COCOeval_faster(COCO(truth), COCO({**truth, "annotations": found}), iouType="bbox")
     evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
     evaluation.evaluate()
     evaluation.accumulate()

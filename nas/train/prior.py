@@ -9,7 +9,7 @@ from nas.train.boxes import STRIDES
 from nas.train.errors import TrainError
 
 _OBJECTS_PER_LEVEL = 5.0  # positives expected on a level of an image before anything is learned
-_BIN_SLOPE = 0.3  # fall of the box logits per bin: a side of about 2.6 strides, where equal logits would give 7.5
+_BIN_SLOPE = 0.7  # fall of the box logits per bin: a side of 1 stride, so a box of 2; equal logits would give 15
 
 
 @torch.enable_grad()
@@ -17,7 +17,7 @@ def set_head_prior(model: nn.Module, classes: int, size: int, strides: tuple[int
     """Set the biases that the raw maps end in, for training from scratch; not for a model that has learned something.
 
     Class scores start at 5 objects among all cells of a level (the prior of Lin et al. 2017, arXiv:1708.02002, section 4.1, by level),
-    sides at about 2.6 strides. The biases are found by their gradient, so no names are needed: the derivative of a map's sum by the
+    sides at 1 stride. The biases are found by their gradient, so no names are needed: the derivative of a map's sum by the
     bias of its last convolution is the number of its cells in every channel. Raises TrainError where a map ends otherwise.
     """
     parameters: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p.requires_grad]

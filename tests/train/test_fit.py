@@ -103,7 +103,7 @@ def test_a_checkpoint_is_one_readable_file_and_nothing_is_left_beside_it(digits,
 
 def test_a_checkpoint_of_other_settings_or_another_model_or_cut_short_is_refused(digits, tiny, tmp_path):
     fit(tiny(), digits, SHORT, out=tmp_path)
-    with pytest.raises(TrainError, match=r"started with lr=0.002, not 0.5"):
+    with pytest.raises(TrainError, match=r"started with lr=0.003, not 0.5"):
         fit(tiny(), digits, msgspec.structs.replace(SHORT, lr=0.5), out=tmp_path)
     wider = type(tiny())(width=8)
     with pytest.raises(TrainError, match="another model"):
@@ -146,6 +146,15 @@ def test_an_empty_training_split_and_an_absent_accelerator_are_refused(digits, t
             pick_device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [("size", 100, "multiple of 32"), ("epochs", 0, "least 1"), ("lr", 0.0, "above 0"), ("precision", "fp8", "fp8"), ("typo", 1, "typo")],
+)
+def test_settings_that_cannot_work_are_refused_by_name(field, value, says):
+    with pytest.raises(ValueError, match=says):
+        msgspec.json.decode(json.dumps({field: value}), type=TrainSettings)
+
+
 def test_training_images_without_any_box_do_not_break_the_training(digits, tiny):
     empty = tuple(replace(s, boxes_xyxy=s.boxes_xyxy[:0], labels=s.labels[:0], crowd=s.crowd[:0]) for s in digits.train)
     history = fit(tiny(), replace(digits, splits={"train": empty, "val": empty}), SHORT)
@@ -181,13 +190,13 @@ def test_quantizer_steps_norms_and_biases_are_not_decayed(tiny):
     assert steps["params"] == [model.log_scale] and steps["lr_scale"] == 0.5
 
 
-def test_set_head_prior_starts_with_rare_objects_in_boxes_of_a_few_cells(tiny):
+def test_set_head_prior_starts_with_rare_objects_in_boxes_of_two_cells(tiny):
     model = tiny().eval()
     set_head_prior(model, 2, 64)
     maps = model(torch.zeros(1, 3, 64, 64))
     assert torch.sigmoid(maps[0][:, 64:]).mean().item() == pytest.approx(5 / 2 / 64, rel=0.5)
     side = (maps[0][0, :16, 0, 0].softmax(0) * torch.arange(16)).sum()
-    assert 1.5 < side < 4
+    assert 0.7 < side < 1.4
     model.heads[1].bias = None
     with pytest.raises(TrainError, match="box channels at stride 16 do not end in a convolution with a bias"):
         set_head_prior(model, 2, 64)

@@ -1,0 +1,153 @@
+"""Device: a board, a runtime and the precisions it prices, in one TOML file with a source for every number.
+
+Two kinds.  A fitted device carries `operators`, costs fitted to measurements.  A datasheet device carries the figures of a
+roofline, the fastest that its hardware could be, and `slack`: how many times slower a real kernel is assumed to be at most.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hwmodels.errors import DeviceError
+from hwmodels.operators import Estimate, OperatorTable
+from hwmodels.roofline import latency_ms
+from hwmodels.workload import OpCost, Workload
+
+FOLDER = Path(__file__).parent / "devices"
+LOCAL = "local"  # the name of the device that is this machine, measured at first use
+_NUMBERS = ("cores", "clock_ghz", "dram_gb_s", "macs_per_cycle", "ram_kib", "arena_kib", "flash_kib", "slack")
+
+
+class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What a network costs here.  Rates are peaks of one core; `cores` are those that the runtime uses.
+
+    macs_per_cycle     per core and precision, multiply-accumulates
+    dram_gb_s          1e9 bytes/s of the memory that holds weights and activations
+    ram_kib, flash_kib of the board, 0 where no limit is known; arena_kib: the largest single region of RAM, where activations go
+    slack              a run takes between 1 and `slack` times the roofline
+    sources            where each number is from, by field name
+    operators          fitted costs, in place of the roofline
+    """
+
+    name: str
+    board: str
+    runtime: str
+    precisions: tuple[str, ...]
+    isa: tuple[str, ...] = ()
+    cores: int = 1
+    clock_ghz: float = 0.0
+    dram_gb_s: float = 0.0
+    macs_per_cycle: dict[str, float] = {}
+    ram_kib: float = 0.0
+    arena_kib: float = 0.0
+    flash_kib: float = 0.0
+    slack: float = 1.0
+    sources: dict[str, str] = {}
+    operators: OperatorTable | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.name == LOCAL
+
+    @property
+    def is_measured(self) -> bool:
+        return self.operators is not None
+
+    def predict(self, workload: Workload) -> Estimate:
+        """Latency of one image; raises DeviceError for an operator or a precision that this device cannot price.
+
+        By roofline the mean is the geometric middle between 1 and `slack` times the fastest possible.
+        """
+        if self.operators is not None:
+            return self.operators.predict(workload)
+        fastest = sum(latency_ms(op, self) for op in workload.ops)
+        return Estimate(fastest * self.slack**0.5, fastest, fastest * self.slack)
+
+    def price(self, op: OpCost) -> float:
+        """Expected milliseconds of one operator."""
+        return self.operators.price(op) if self.operators is not None else latency_ms(op, self) * self.slack**0.5
+
+    def to_toml(self) -> str:
+        return _toml(msgspec.to_builtins(self))
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> Device:
+        """Reads and checks a device file; raises DeviceError naming the file and what is wrong in it."""
+        try:
+            device = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), Device)
+        except OSError as fault:
+            raise DeviceError(f"device file {path}: {fault.strerror}") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as fault:
+            raise DeviceError(f"device file {path}: {fault}") from None
+        if wrong := _fault(device):
+            raise DeviceError(f"device file {path}: {wrong}")
+        return device
+
+
+def _fault(device: Device) -> str:
+    """What is wrong with a device, '' where nothing is."""
+    given = {field: getattr(device, field) for field in _NUMBERS if getattr(device, field) not in ({}, _DEFAULTS[field])}
+    for field, value in given.items():
+        for number in value.values() if isinstance(value, Mapping) else (value,):
+            if not (isfinite(number) and number > 0):
+                return f"{field}={number} is not a positive number"
+        if field not in device.sources:
+            return f"{field} has no source: add sources.{field}"
+    if not device.precisions:
+        return "precisions is empty: name at least one, such as 'w8a8' or 'fp32'"
+    if device.operators is not None:
+        return "" if device.operators.error_factor >= 1 else f"operators.error_factor={device.operators.error_factor} is below 1"
+    if device.slack < 1:
+        return f"slack={device.slack} is below 1: a run cannot be faster than its roofline"
+    if lacking := [field for field in ("clock_ghz", "dram_gb_s", "macs_per_cycle") if field not in given]:
+        return f"it has neither fitted operators nor {lacking[0]}, so it can price nothing"
+    if unpriced := [precision for precision in device.precisions if precision not in device.macs_per_cycle]:
+        return f"precision {unpriced[0]} has no rate; rates: {', '.join(device.macs_per_cycle)}"
+    return ""
+
+
+_DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in msgspec.structs.fields(Device)}
+
+
+def devices(folder: Path = FOLDER) -> dict[str, Device]:
+    """The devices that ship with the toolkit, by name; raises DeviceError where one of their files is broken."""
+    found = [Device.load(path) for path in sorted(folder.glob("*.toml"))]
+    return {device.name: device for device in found}
+
+
+def load(name_or_path: str | Path) -> Device:
+    """A device by name, or from a file; raises DeviceError listing the known ones."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return Device.load(path)
+    known = devices()
+    if str(name_or_path) not in known:
+        raise DeviceError(f"no device '{name_or_path}'; devices: {', '.join(known)}, or the path of a device file (.toml)")
+    return known[str(name_or_path)]
+
+
+def _toml(data: Mapping[str, Any], path: str = "") -> str:
+    """TOML of nested mappings of strings, numbers and lists of them; tables come after the plain values of their parent."""
+    plain = [f"{_key(k)} = {_value(v)}" for k, v in data.items() if not isinstance(v, Mapping)]
+    head = [f"[{path}]"] if path and plain else []
+    tables = [_toml(v, f"{path}.{_key(k)}" if path else _key(k)) for k, v in data.items() if isinstance(v, Mapping)]
+    return "\n".join([*head, *plain, ""]) + "".join(f"\n{table}" for table in tables)
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").isalnum() and name.isascii() else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return msgspec.json.encode(value).decode()  # JSON strings and numbers are TOML's
