@@ -289,7 +289,7 @@ def _finalist(run: Run, trial: Trial, progress: Progress) -> Finalist:
             lambda stage, record: task.advance(1, f"{stage} {_score(record.map50)}"),
         )
     predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
-    result = verify(artifact, run.data, limits=settings.limits, predicted=predicted)
+    result = verify(artifact, run.data, limits=settings.limits, predicted=predicted, elsewhere=not run.device.is_local)
     progress.say(
         f"trial {trial.number}: mAP50 {result.map50:.3f}, {result.latency_ms:.2f} ms (predicted {predicted.mean_ms:.2f}), "
         f"{result.size_mb:.2f} MB" + ("" if result.met else f" - fails: {_failures(result)}")
@@ -315,7 +315,7 @@ def _misses_untrained(run: Run, trial: Trial, folder: Path) -> str:
 
 
 def _failures(result: Verification) -> str:
-    failed = [f"{c.name} {c.measured:.4g} is above {c.limit:.4g}" for c in result.constraints if not c.met]
+    failed = [f"{c.name} {c.value:.4g} is above {c.limit:.4g}" for c in result.constraints if not c.met]
     return "; ".join(failed if result.bit_exact else ["the artifact differs from the integer reference", *failed])
 
 

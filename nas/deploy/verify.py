@@ -17,15 +17,16 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes_xyxy (D, 4) px, score
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """A limit and what was measured for it, in the unit that closes the name."""
+    """A limit and what was found for it, in the unit that closes the name.  `measured` is False for a predicted value."""
 
     name: str
     limit: float
-    measured: float
+    value: float
+    measured: bool = True
 
     @property
     def met(self) -> bool:
-        return self.measured <= self.limit
+        return self.value <= self.limit
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     map: float
     map50: float
     per_class: dict[str, tuple[float, float]]  # (AP, AP50)
-    latency_ms: float  # median of a run of the network, one thread
+    latency_ms: float  # median of a run of the network on this machine, one thread
     latency_q1_ms: float
     latency_q3_ms: float
     latency_runs: int
@@ -104,9 +105,14 @@ def boxed(samples: Sequence[Sample], size: int) -> list[np.ndarray]:
     return [letterbox(read_image(sample), np.zeros((0, 4), np.float32), size)[0] for sample in samples]
 
 
-def limits_met(limits: Mapping[str, float], measured: Mapping[str, float]) -> tuple[Constraint, ...]:
-    """One Constraint per limit.  A limit on something that was not measured raises: it must never pass in silence."""
-    unknown = [name for name in limits if name not in measured]
-    if unknown:
-        raise ValueError(f"'{unknown[0]}' is limited but was not measured; measured: {', '.join(measured)}")
-    return tuple(Constraint(name, limit, measured[name]) for name, limit in limits.items())
+def limits_met(limits: Mapping[str, float], measured: Mapping[str, float], predicted: Mapping[str, float]) -> tuple[Constraint, ...]:
+    """One Constraint per limit, judged on the measured value, or on a predicted one for what could not be measured here.
+
+    A limit that has neither raises: it must never pass in silence.
+    """
+    found = []
+    for name, limit in limits.items():
+        if name not in measured and name not in predicted:
+            raise ValueError(f"'{name}' is limited but was not measured; measured: {', '.join(measured)}")
+        found.append(Constraint(name, limit, measured.get(name, predicted.get(name, 0.0)), name in measured))
+    return tuple(found)

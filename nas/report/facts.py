@@ -97,14 +97,14 @@ class Facts:
     def missed(self, trial: Trial) -> bool:
         return bool(violations(trial.columns, self.objectives))
 
-    @property
-    def nearest_miss(self) -> tuple[Trial, str] | None:
-        """The candidate that came closest where none met every limit, and what it misses."""
+    @cached_property
+    def near_misses(self) -> list[tuple[Trial, str]]:
+        """Where no candidate met every limit: all of them, nearest first, and what each misses."""
         known = [trial for trial in self.trials if trial.columns]
-        if not known or any(trial.state == "ok" and not self.missed(trial) for trial in known):
-            return None
-        nearest = min(known, key=lambda trial: (sum(violations(trial.columns, self.objectives).values()), trial.number))
-        return nearest, describe_misses(nearest.columns, self.objectives)
+        if any(trial.state == "ok" and not self.missed(trial) for trial in known):
+            return []
+        known.sort(key=lambda trial: (sum(violations(trial.columns, self.objectives).values()), trial.number))
+        return [(trial, describe_misses(trial.columns, self.objectives)) for trial in known]
 
     def history(self, finalist: Finalist, stage: str) -> History | None:
         """The training history of one stage; None where it is not there or was cut short."""
@@ -130,7 +130,7 @@ class Facts:
         good = sum(finalist.met for finalist in self.finalists)
         if good >= settings.finalists:
             return "done"
-        if not self.front and (self.nearest_miss is not None or self.spent >= settings.budget):
+        if not self.front and (self.near_misses or self.spent >= settings.budget):
             return "infeasible"
         if self.finalists:
             tried_all = len(self.finalists) >= min(len(self.front), TRIES_PER_FINALIST * settings.finalists)

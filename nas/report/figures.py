@@ -32,7 +32,7 @@ VERIFIED = {"symbol": "diamond", "size": 13, "color": ORANGE, "line": EDGE}
 FAILED = {"symbol": "x", "size": 11, "color": RED, "line": EDGE}
 STAGE_MARKS = {"float": ("circle", BLUE), "quantized": ("square", RED)}
 TEXT_FITS = 14  # members of the front for which an option's name fits in its field
-PALE_TO_DEEP = [[0.0, "#f1f6fa"], [1.0, "#5b9ccd"]]  # one hue: its lightness survives greyscale, and dark text reads on all of it
+PALE_TO_DEEP = [[0.0, "#e6eff7"], [1.0, "#5b9ccd"]]  # one hue: its lightness survives greyscale, and dark text reads on all of it
 
 
 def search_figure(facts: Facts) -> Figure:
@@ -98,7 +98,8 @@ def gene_figure(facts: Facts) -> Figure:
         "type": "heatmap", "x": list(range(len(members))), "y": [escape(gene) for gene in genes],
         "text": [["" if option is None else escape(SHORT.get(str(option), str(option))) for option in row] for row in shown],
         "z": [[None if option is None else _place(option, options[gene]) for option in row] for gene, row in zip(genes, shown)],
-        "zmin": 0, "zmax": 1, "colorscale": PALE_TO_DEEP, "xgap": 2, "ygap": 2, "showscale": False, "hoverongaps": False,
+        "zmin": 0, "zmax": 1, "colorscale": PALE_TO_DEEP, "showscale": False, "hoverongaps": False,
+        "xgap": 2 if len(members) <= LABELS_FIT else 0, "ygap": 2,
         "customdata": [
             [f"#{t.number}<br>{escape(gene)}: <b>{escape(str(option))}</b>" for t, option in zip(members, row)]
             for gene, row in zip(genes, shown)

@@ -25,6 +25,7 @@ from nas.report.sections import (
     finalist_table,
     front_table,
     headline,
+    near_table,
     paragraph,
     per_class,
     picture_section,
@@ -99,7 +100,8 @@ def _search_words(facts: Facts) -> str:
 
 
 def _results(facts: Facts) -> Html:
-    tables = ([finalist_table(facts)] if facts.finalists else []) + ([front_table(facts)] if facts.front else [])
+    tables = [finalist_table(facts)] if facts.finalists else []
+    tables += [front_table(facts)] if facts.front else [near_table(facts)] if facts.near_misses else []
     hint = paragraph("A click on a header sorts by it; a second one turns the order round.", class_="soft screen")
     return section("In numbers", hint, *tables) if tables else Html("")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Genes that the table of the front tells; the heat map has all.
 FRONT_GENES = {"resolution": Column("resolution", "px"), "backbone.block": Column("block"), "neck": Column("neck")}
+NEAR = 10  # nearest misses that are told where nothing fits
 TITLES = {
     "searching": ": search under way",
     "infeasible": ": nothing fits the limits",
@@ -75,9 +76,9 @@ def _notice(facts: Facts) -> str:
     if facts.state == "finalists":
         return f"The run is not finished: {good} of {settings.finalists} finalists are verified within the limits. {onward}"
     if facts.state == "infeasible":
-        if facts.nearest_miss is None:
+        if not facts.near_misses:
             return f"Each of {len(facts.trials)} candidates failed; the first: {facts.trials[0].error}"
-        trial, misses = facts.nearest_miss
+        trial, misses = facts.near_misses[0]
         return f"None of {len(facts.trials)} candidates meets every limit. The nearest miss is #{trial.number}: {misses}."
     if facts.state == "nothing fits":
         return f"None of {len(facts.finalists)} finalists met every limit when it was measured; the table below says why."
@@ -182,6 +183,16 @@ def front_table(facts: Facts) -> Html:
         row.append("" if finalist is None else "verified" if finalist.met else "failed")
         rows.append(row)
     return table(columns, rows, caption="The Pareto front, as predicted before any training", sorted_by=1)
+
+
+def near_table(facts: Facts) -> Html:
+    shown = [o for o in facts.objectives if o.cost == "cheap" and o.deterministic and o.name not in ("latency_low_ms", "latency_high_ms")]
+    columns = [Column("candidate"), *(Column(COLUMN_NAMES.get(o.name, o.name), o.unit) for o in shown), Column("what it misses")]
+    rows = [
+        [Cell(f"#{trial.number}", trial.number), *(trial.columns.get(o.name) for o in shown), misses]
+        for trial, misses in facts.near_misses[:NEAR]
+    ]
+    return table(columns, rows, caption="The nearest misses, nearest first")
 
 
 def per_class(facts: Facts) -> Html:

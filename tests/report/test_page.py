@@ -8,12 +8,15 @@ from html.parser import HTMLParser
 
 import msgspec
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.finalist import trial_run
 from nas.job import Run
 from nas.report import ReportError, write_report
 from nas.report.markup import Column, decimals, script_json, table, tag
+from nas.report.pictures import pictures
 from nas.study import Study, Trial
 from searchspaces.yolo import YOLO
 
@@ -52,6 +55,14 @@ class Parsed(HTMLParser):
 @pytest.fixture(scope="session")
 def parsed(finished, tmp_path_factory) -> Parsed:
     return Parsed(write_report(finished, tmp_path_factory.mktemp("page")).read_text())
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def written(run: Run, folder) -> Parsed:
@@ -110,6 +121,7 @@ def test_a_run_that_has_only_begun_has_a_page(made_run, data, tmp_path):
 def test_an_infeasible_run_names_the_nearest_miss(made_run, data, tmp_path):
     page = written(made_run(tmp_path / "run", data, trials=30, limits={"latency_ms": 0.5}), tmp_path)
     assert re.search(r"None of 30 candidates meets every limit. The nearest miss is #\d+: latency_ms is [\d.]+ ms", page.words)
+    assert page.words.count("above the limit of 0.5 ms") == 1 + 10  # the notice, and the table of the nearest
 
 
 def test_a_run_in_which_every_candidate_failed_says_why(made_run, data, tmp_path):
@@ -133,6 +145,16 @@ def test_pictures_show_true_and_found_boxes(finished, tmp_path, monkeypatch):
     images = [a for name, a in page.tags if name == "img" and a["src"].startswith("data:image/jpeg")]
     assert len(images) == 2 * 6
     assert f"{len(found.labels)} found" in page.words
+
+
+def test_pictures_come_from_a_compiled_file(finished, tmp_path, one_thread):
+    pytest.importorskip("nas.runtime._csrc", reason="the engine is not built")
+    artifact = tmp_path / "model.edge"
+    trial_run(YOLO.decode([0] * len(YOLO.choices)), finished.data, artifact)
+    found = pictures(artifact, finished.data, count=2)
+    assert [picture.true_count for picture in found] == [len(finished.data.val[i].labels) for i in (0, -1)]
+    assert all(picture.predicted.startswith("data:image/jpeg;base64,") for picture in found)
+    assert max(found[0].width, found[0].height) == 360
 
 
 def test_a_place_that_cannot_be_written_is_an_error(finished, tmp_path):
