@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import nas.search  # bound before the function below: the first import of a sub-package sets the name
+import nas.search  # noqa: F401 - bound before the function below: the first import of a sub-package sets the name
 
 if TYPE_CHECKING:
-    from nas.job import Finalist, Run
+    from nas.job import Run
 
 __all__ = ["open_run", "resume", "search"]
 
 
-def search(  # type: ignore[no-redef]
+def search(
     data: str,
     *,
     out: str,

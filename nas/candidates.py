@@ -65,7 +65,7 @@ class Costs:
 class Accuracy:
     """Columns that take a forward pass of an untrained net: the accuracy score of the search, or a proxy in its place.
 
-    images (N, H, W, 3) uint8 RGB from the training split, for `proxy`; '' is the combined score, which sees bits.
+    images: N of (H, W, 3) uint8 RGB from the training split, for `proxy`; '' is the combined score, which sees bits.
     A proxy of which less is better is negated.
     """
 
@@ -83,7 +83,7 @@ class Accuracy:
         value = found.score
         if self.proxy:
             chosen = find(self.proxy, PROXIES)
-            value = score(chosen, arch, probe(self.images, arch["resolution"], classes=self.classes), seeds=(self.seed,)).number()
+            value = score(chosen, arch, probe(list(self.images), arch["resolution"], classes=self.classes), seeds=(self.seed,)).number()
             value = value if chosen.higher_is_better else -value
         return {"score": value, "quant_noise": found.snr_db, "score_seconds": time.perf_counter() - start}
 

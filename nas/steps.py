@@ -189,7 +189,7 @@ def score_proxies(genes: Path | None, data: str, names: str, seeds: int) -> list
     space = space_named("yolo")
     arch = read_genes(genes, space) if genes else space.sample(np.random.default_rng(0))
     dataset = load(data)
-    look = probe(probe_images(dataset), int(arch["resolution"]), classes=len(dataset.classes))
+    look = probe(list(probe_images(dataset)), int(arch["resolution"]), classes=len(dataset.classes))
     graph = space.build(arch, len(dataset.classes))
     rows = []
     for name in names.split(",") if names else PROXIES:

@@ -6,7 +6,7 @@ integer arithmetic: this is what passes and plans are held against.  Slow and pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,20 +24,16 @@ from searchspaces.weights import Weights
 Array = np.ndarray
 
 
-def interpret(graph: Graph, weights: Weights, image: Array, codes: Mapping[Ref, Array] | None = None) -> dict[Ref, Array]:
+def interpret(graph: Graph, weights: Weights, image: Array) -> dict[Ref, Array]:
     """Every node's real output, float64, without batch; `image` is (C, H, W) in 0..1.
 
-    A quantized tensor holds scale * (code - zero_point).  `codes` are values that stand in for those of their nodes, so that one
-    operator can be judged on exactly what another engine fed it.  Decoding and nms are left out.
+    A quantized tensor holds scale * (code - zero_point).  Decoding and nms are left out.
     """
     values: dict[Ref, Array] = {}
     for node in graph:
         if node.op in AFTER_MAPS:
             continue
-        if codes is not None and node.name in codes:
-            values[node.name] = codes[node.name]
-        else:
-            values[node.name] = evaluate(node, weights, [values[name] for name in node.inputs] or [np.asarray(image, dtype=np.float64)])
+        values[node.name] = evaluate(node, weights, [values[name] for name in node.inputs] or [np.asarray(image, dtype=np.float64)])
     return values
 
 

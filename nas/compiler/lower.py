@@ -1,7 +1,7 @@
 """lower(graph, weights) -> Plan: from the deploy form to instructions, integer epilogues and arena offsets.
 
-Every node gives one tensor, at the offset that hwmodels.memory plans, and one instruction.  A detector's decode and an nms run
-on the host; a flatten gives nothing, for a linear reads a map in the order of its channels.
+Every node gives one tensor, at the offset that hwmodels.memory plans, and one instruction.  A detector's outputs are the raw maps that its
+decode reads, the last instruction; an nms runs on the host; a flatten gives nothing, for a linear reads a map in the order of its channels.
 """
 
 from __future__ import annotations

@@ -113,20 +113,33 @@ def thresholds(m: Real, b: Real, act: str, grid: Grid) -> Requant:
 def table(m: Real, b: Real, act: str, grid: Grid, reach: int) -> Requant:
     """The range of arguments in which the code still changes, cut into equal steps; each entry is the code at its middle.
 
-    Before rounding, an entry is off by at most step / 2 * max|act'| / scale output steps, and the table is the smallest that holds
-    this to TABLE_ERROR.  Codes of up to 4 bits always get there.  At 8 bits MAX_TABLE comes first: a SiLU is within 1/16 where the
-    codes span 9 in real numbers, within 1/8 from 3 on (below, its flat tail takes most of the table); a LeakyReLU, whose negative
-    side is ten times as wide in its argument, is within 1/16 up to a zero point of 28, within 1/6 at 128.
+    The table is the smallest that holds `table_error` to TABLE_ERROR, up to MAX_TABLE entries.
     """
-    start, stop = _changing(act, grid)
-    entries = 4
-    while entries < MAX_TABLE and (stop - start) / (entries - 2) / 2 * STEEPEST.get(act, 1.0) > TABLE_ERROR * grid.scale:
-        entries *= 2
+    start, stop, entries = _cut(act, grid)
     step = (stop - start) / (entries - 2)                                       # the first and last entry lie outside
     codes = grid.codes(ACTIVATION[act](start + (np.arange(entries) - 0.5) * step))
     codes[[0, -1]] = grid.codes(ACTIVATION[act](np.array([start, stop])))
     multiplier, bias, shift = fixed_point(m / step, (b - start) / step + 1, reach)
     return Requant("table", shift=shift, multiplier=multiplier, bias=bias, table=codes.astype(np.uint8))
+
+
+def table_error(act: str, grid: Grid) -> float:
+    """The most by which a table's activation is off before rounding, in output steps: half a table step at the steepest slope.
+
+    At 8 bits MAX_TABLE is what limits it.  For a SiLU it is 1/16 where the codes span 9 in real numbers, 1/8 at 3 and 1/3 at 1, for its
+    flat tail keeps its length; for a LeakyReLU, ten times as wide on its negative side, 1/16 at a zero point of 28 and 1/6 at 128.
+    """
+    start, stop, entries = _cut(act, grid)
+    return (stop - start) / (entries - 2) / 2 * STEEPEST.get(act, 1.0) / grid.scale
+
+
+def _cut(act: str, grid: Grid) -> tuple[float, float, int]:
+    """(start, stop, entries) of a table: the range of arguments that all but its first and last entry divide."""
+    start, stop = _changing(act, grid)
+    entries = 4
+    while entries < MAX_TABLE and (stop - start) / (entries - 2) / 2 * STEEPEST.get(act, 1.0) > TABLE_ERROR * grid.scale:
+        entries *= 2
+    return start, stop, entries
 
 
 def preactivation_grid(act: str, grid: Grid) -> Grid:

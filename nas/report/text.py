@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from nas.job import Run
 
+PAPER = 140  # columns where stdout is no terminal
+
 
 def render(result: Any, console: Console | None = None) -> None:
     """Print a JSON-like result; nested mappings and lists of mappings come as tables of their own."""
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else PAPER)
     if isinstance(result, Sequence) and not isinstance(result, str):
         console.print(_rows(result) if result else "nothing")
         return
@@ -35,11 +38,11 @@ def _nested(value: Any) -> bool:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) not in (None, "") for row in rows)]
     table = Table(pad_edge=False)
     for name in names:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in names))
     return table
@@ -51,7 +54,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
     if isinstance(value, list | tuple):
         return ", ".join(map(_cell, value))
     return str(value)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.runtime.artifact import metadata_of
-from nas.runtime.detect import Floats, Labels
+from nas.runtime.detect import Floats, Labels, decode, nms
 from nas.runtime.plan import ArtifactError, Metadata, Tensor
 
 
@@ -66,8 +66,9 @@ def isa() -> str:
 class Executor:
     """A loaded network. `variant` names a kernel variant to prefer where it fits; the default is the fastest.
 
-    An image is (H, W, 3) uint8 RGB of exactly metadata.input_size; letterboxing is the caller's. Calls from several
-    threads take turns; the GIL is released while a network runs.
+    An image is (H, W, 3) uint8 RGB of exactly metadata.input_size; letterboxing is the caller's. A network with a float
+    input gets it times metadata.preprocessing['scale']. Calls from several threads take turns; the GIL is released while
+    a network runs.
     """
 
     def __init__(self, file: bytes, variant: str = "") -> None:
@@ -96,11 +97,21 @@ class Executor:
     def detect(
         self, image: NDArray[Any], score_threshold: float = 0.001, iou_threshold: float = 0.6, max_detections: int = 300
     ) -> tuple[Floats, Floats, Labels]:
-        """boxes_xyxy (D, 4) in pixels of the input, scores (D,) and labels (D,), best first, as nas.runtime.nms."""
+        """boxes_xyxy (D, 4) in pixels of the input, scores (D,) and labels (D,), best first, as nas.runtime.nms.
+
+        A plan without a decode is decoded here by its metadata, with the same result.
+        """
+        if not self._engine.has_decode:
+            return nms(*self.decoded(image), score_threshold, iou_threshold, max_detections)
         return self._engine.detect(self._arrays(image), score_threshold, iou_threshold, max_detections)
 
     def decoded(self, image: NDArray[Any]) -> tuple[Floats, Floats]:
         """boxes_xyxy (A, 4) and scores (A, classes) before suppression, as nas.runtime.decode."""
+        if not self._engine.has_decode:
+            m = self.metadata
+            if not m.strides or len(self.outputs) != 2 * len(m.strides):
+                raise ArtifactError(f"plan: {len(self.outputs)} outputs for strides {m.strides}; it is no detector, so it gives no boxes")
+            return decode(self.run(image), m.strides, m.bins, self.outputs[1].shape[0])
         y = self._engine.decoded(self._arrays(image))[:, :, 0]
         return np.ascontiguousarray(y[:4].T), np.ascontiguousarray(y[4:].T)
 
@@ -121,6 +132,8 @@ class Executor:
                 raise ArtifactError(f"input '{tensor.name}': shape {array.shape} is neither {(c, h, w)} nor {(h, w, c)}")
             if array.shape != (c, h, w):
                 arrays[k] = array.transpose(2, 0, 1)
+            if tensor.dtype == "f32" and array.dtype == np.uint8:
+                arrays[k] = arrays[k] * np.float32(self.metadata.preprocessing["scale"])
         return arrays
 
 

@@ -80,7 +80,7 @@ def test_each_operator_of_a_qdq_model_gives_the_codes_its_graph_means(weights_of
     """Fed what onnxruntime fed it, it gives the nearest code, or one that the int32 bias is too coarse to tell from it."""
     graph = quantized(detector(precision, act))
     weights, image = weights_of(graph), images(1)[0]
-    model = to_onnx(graph, weights, classes=CLASSES)
+    model = to_onnx(graph, weights, classes=CLASSES, quantize_before_curves=False)
     found = tensors(model, image)
     deployed, folded = run_passes(graph, weights)
     grids = grids_of(deployed, folded)
@@ -105,7 +105,7 @@ def test_onnxruntime_runs_the_convs_of_a_qdq_model_in_int8(tmp_path, weights_of,
     """Its own integer kernels round sums and requantizations their own way, and a random net carries that far."""
     graph = quantized(detector("w8a8", act))
     weights = weights_of(graph)
-    model = to_onnx(graph, weights, classes=CLASSES, quantize_before_curves=True)
+    model = to_onnx(graph, weights, classes=CLASSES)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3

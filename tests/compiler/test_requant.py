@@ -6,9 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.compiler import CompilerError
-from nas.compiler.activations import ACTIVATION, STEEPEST
+from nas.compiler.activations import ACTIVATION
 from nas.compiler.grids import Grid
-from nas.compiler.requant import ADD_LIMIT, MAX_TABLE, code_table, fixed_point, linear, requant, sum_linear, table, thresholds
+from nas.compiler.requant import (
+    ADD_LIMIT,
+    MAX_TABLE,
+    TABLE_ERROR,
+    code_table,
+    fixed_point,
+    linear,
+    requant,
+    sum_linear,
+    table,
+    table_error,
+    thresholds,
+)
 from nas.runtime.plan import Requant
 from nas.runtime.reference import requantize
 
@@ -70,11 +82,18 @@ def test_a_table_is_as_fine_as_it_says(channel, grid, act):
     epilogue = table(m, b, act, grid, reach)
     size = len(epilogue.table)
     assert size <= MAX_TABLE and size & (size - 1) == 0
-    # Its own promise: off by half a table step times the steepest slope, before rounding; the search may widen the range by a little.
     y = ACTIVATION[act](sums * m[:, None, None] + b[:, None, None]) / grid.scale + grid.zero_point
-    span = (grid.highest + 1) * grid.scale * (11 if act == "leaky_relu" else 1) + (0 if act == "leaky_relu" else 42)
-    bound = max(1 / 64, span / (size - 2) / 2 * STEEPEST.get(act, 1.0) / grid.scale) if size == MAX_TABLE else 1 / 64
-    assert np.abs(run(epilogue, sums) - np.clip(y, 0, grid.highest)).max() <= 0.5 + bound + 1e-6
+    assert np.abs(run(epilogue, sums) - np.clip(y, 0, grid.highest)).max() <= 0.5 + table_error(act, grid) + 1e-6
+    assert table_error(act, grid) <= TABLE_ERROR or size == MAX_TABLE
+
+
+@pytest.mark.parametrize(("act", "zero_point", "span", "error"), [
+    ("silu", 8, 9.0, 1 / 16), ("silu", 22, 3.0, 1 / 8), ("silu", 60, 1.0, 1 / 3),
+    ("leaky_relu", 28, 5.0, 1 / 16), ("leaky_relu", 128, 5.0, 1 / 6),
+])  # fmt: skip
+def test_the_error_of_a_table_of_8_bit_codes_is_the_documented_one(act, zero_point, span, error):
+    found = table_error(act, Grid(8, span / 255, zero_point))
+    assert 0.7 * error < found <= 1.06 * error
 
 
 @EXAMPLES

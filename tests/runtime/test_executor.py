@@ -1,6 +1,8 @@
 """The executor against the numpy reference: bit for bit for codes, to rounding for floats, for every kernel variant."""
 
+import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,13 +125,15 @@ def test_decode_and_nms_in_the_engine_give_the_same_bits_as_in_numpy(seed, class
     maps = [s.input((channels, side, side + 1), 32) for side in (6, 3, 1) for channels in (64, classes)]
     s.decode(maps, (8, 16, 32))
     values = [v * np.float32(spread) for v in s.values()]
-    engine = Executor(write(s.plan(maps, Metadata(strides=(8, 16, 32)))))
+    plan = s.plan(maps, Metadata(strides=(8, 16, 32)))
+    bare = replace(plan, tensors=plan.tensors[:-1], instructions=())
     boxes, scores = decode(values, (8, 16, 32), 16, classes)
-    for found, wanted in zip(engine.decoded(values), (boxes, scores)):
-        np.testing.assert_array_equal(found, wanted)
     limits = (np.float32(score_threshold), np.float32(iou_threshold), 20)
-    for found, wanted in zip(engine.detect(values, *limits), nms(boxes, scores, *limits)):
-        np.testing.assert_array_equal(found, wanted)
+    for engine in (Executor(write(plan)), Executor(write(bare)), Executor(write(plan), "reference")):
+        for found, wanted in zip(engine.decoded(values), (boxes, scores)):
+            np.testing.assert_array_equal(found, wanted)
+        for found, wanted in zip(engine.detect(values, *limits), nms(boxes, scores, *limits)):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_an_image_may_be_given_as_height_width_channels_or_as_planes_and_runs_twice_alike():
@@ -141,6 +145,13 @@ def test_an_image_may_be_given_as_height_width_channels_or_as_planes_and_runs_tw
     np.testing.assert_array_equal(first, engine.run(np.ascontiguousarray(image.transpose(2, 0, 1)))[0])
     engine.run(np.full_like(image, 255))
     np.testing.assert_array_equal(first, engine.run(image)[0])
+
+
+def test_a_float_network_takes_an_image_as_bytes_or_as_floats_in_0_to_1():
+    s = Sampler(np.random.default_rng(1))
+    engine = Executor(write(s.plan([s.conv2d(s.input((3, 9, 5), 32), 8)])))
+    image = s.rng.integers(0, 256, (9, 5, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(engine.run(image)[0], engine.run(image * np.float32(1 / 255))[0])
 
 
 @pytest.mark.parametrize("image", [np.zeros((9, 6, 3), np.uint8), np.zeros((9, 5, 3), np.float32), np.zeros((9, 5), np.uint8)])
@@ -157,7 +168,7 @@ def test_codes_past_their_bits_and_plans_without_decode_are_refused():
     engine = Executor(write(s.plan([s.conv2d(x, 8)])))
     with pytest.raises(ArtifactError, match="2 bits"):
         engine.run([np.full((3, 4, 4), 4, np.uint8)])
-    with pytest.raises(ArtifactError, match="decode"):
+    with pytest.raises(ArtifactError, match="detector"):
         engine.detect([np.zeros((3, 4, 4), np.uint8)])
 
 
@@ -185,7 +196,5 @@ def test_edgenas_isa_lowers_the_choice_of_kernels(monkeypatch):
 
 
 def test_importing_the_runtime_loads_no_torch():
-    import subprocess
-
     code = "import sys, nas.runtime; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

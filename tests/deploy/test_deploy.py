@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from nas.deploy.timing import time_calls
+from nas.deploy.verify import exact_on, limits_met
+
+
+def test_timing_repeats_until_the_median_is_sure_and_keeps_every_sample():
+    work = np.random.default_rng(0).random(2000)
+    timing = time_calls(lambda: np.sort(work), max_seconds=0.3)
+    assert timing.q1_ms <= timing.median_ms <= timing.q3_ms
+    assert len(timing.samples_ms) >= 20
+    assert timing.median_ms == pytest.approx(float(np.median(timing.samples_ms)))
+
+
+def test_timing_stops_when_its_time_is_spent():
+    calls = []
+    time_calls(lambda: calls.append(sum(range(200_000))), max_seconds=0.05, min_runs=3)
+    assert len(calls) < 200
+
+
+def test_a_limit_is_judged_on_the_measured_value_and_never_passes_in_silence():
+    found = limits_met({"latency_ms": 6.0, "size_mb": 1.0}, {"size_mb": 1.5}, {"latency_ms": 5.0, "size_mb": 0.5})
+    assert [(c.name, c.met, c.measured) for c in found] == [("latency_ms", True, False), ("size_mb", False, True)]
+    with pytest.raises(ValueError, match="energy_mj"):
+        limits_met({"energy_mj": 1.0}, {"size_mb": 1.0}, {})
+
+
+def test_a_runtime_that_differs_in_one_bit_is_not_exact(tmp_path, monkeypatch):
+    from nas.deploy import verify
+
+    class Off:
+        def run(self, image):
+            return [np.array([1.0, np.nextafter(np.float32(2), np.float32(3))], np.float32)]
+
+    monkeypatch.setattr(verify.artifact, "load", lambda path: None)
+    monkeypatch.setattr(verify.reference, "run", lambda plan, inputs: [np.array([1.0, 2.0], np.float32)])
+    assert not exact_on(tmp_path, Off(), [np.zeros((4, 4, 3), np.uint8)])
