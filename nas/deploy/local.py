@@ -50,14 +50,14 @@ def measure_device(progress: Progress | None = None) -> Device:
     progress = progress or Silent()
     started = time.perf_counter()
     graphs = calibration_graphs(PRECISIONS)
-    rows: list[Measurement] = []
+    networks: list[list[Measurement]] = []
     with progress.task("measure local", len(graphs)) as task:
         for graph in graphs:
-            rows.extend(_timed(graph))
+            networks.append(_timed(graph))
             task.advance(1)
     device = calibrated(
-        rows,
-        lambda loads, ms: OperatorSums().fit(loads, ms).table,
+        networks,
+        lambda *rows: OperatorSums().fit(*rows).table,
         name=LOCAL,
         board=cpu_name(),
         runtime="edgenas, 1 thread",

@@ -1,6 +1,7 @@
 #include "planes.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace edgenas {
@@ -10,44 +11,77 @@ void fill(uint32_t* dst, int64_t n, uint32_t value) {
     for (int64_t i = 0; i < n; ++i) dst[i] = value;
 }
 
+void fill(uint8_t* dst, int64_t n, uint8_t value) {
+    if (n > 0) std::memset(dst, value, static_cast<size_t>(n));
+}
+
+void copy(uint32_t* dst, const uint32_t* src, int64_t n) { std::memcpy(dst, src, sizeof(uint32_t) * static_cast<size_t>(n)); }
+
+void copy_alternate(uint32_t* dst, const uint32_t* src, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) dst[i] = src[2 * i];
+}
+
+// Rows of bytes are short: whole chunks without a remainder loop are several times faster than memcpy.
+constexpr int64_t kChunk = 16;
+
+void copy(uint8_t* dst, const uint8_t* src, int64_t n) {
+    for (int64_t i = 0; i < n; i += kChunk) std::memcpy(dst + i, src + i, kChunk);
+}
+
+void copy_alternate(uint8_t* dst, const uint8_t* src, int64_t n) {
+    static_assert(std::endian::native == std::endian::little, "the wanted byte is the low one of a pair");
+    for (int64_t i = 0; i < n; i += kChunk) {
+        uint16_t pair[kChunk];
+        uint8_t chunk[kChunk];
+        std::memcpy(pair, src + 2 * i, sizeof(pair));
+        for (int64_t j = 0; j < kChunk; ++j) chunk[j] = static_cast<uint8_t>(pair[j]);
+        std::memcpy(dst + i, chunk, kChunk);
+    }
+}
+
 // Stride 1: [pad rows][row, pad]...[pad rows], shifted right by pad.
-void fill_dense(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst) {
+template <class T>
+void fill_dense(const Planes& p, const T* src, T outside, T* dst) {
     const int64_t head = static_cast<int64_t>(p.pad) * p.row + p.pad;
     fill(dst, head, outside);
-    uint32_t* at = dst + head;
+    T* at = dst + head;
     for (int32_t y = 0; y < p.h; ++y, at += p.row) {
-        std::memcpy(at, src + static_cast<int64_t>(y) * p.w, sizeof(uint32_t) * static_cast<size_t>(p.w));
+        copy(at, src + static_cast<int64_t>(y) * p.w, p.w);
         fill(at + p.w, p.pad, outside);
     }
     fill(at, dst + p.phase_size - at, outside);
 }
 
 // Stride 2: one row of one phase, i.e. the padded columns px, px + 2, ...
-void fill_phase_row(const Planes& p, const uint32_t* src, int32_t px, uint32_t outside, uint32_t* dst) {
+template <class T>
+void fill_phase_row(const Planes& p, const T* src, int32_t px, T outside, T* dst) {
     const int32_t left = std::clamp((p.pad - px + 1) / 2, 0, p.row);                // columns left of the image
-    const int32_t last = (p.w + p.pad - px + 1) / 2;                                // first column right of it
-    const int32_t right = std::clamp(last, left, p.row);
+    const int32_t right = std::clamp((p.w + p.pad - px + 1) / 2, left, p.row);      // the first column right of it
     fill(dst, left, outside);
-    const uint32_t* from = src + (2 * left + px - p.pad);
-    for (int32_t i = 0; i < right - left; ++i) dst[left + i] = from[2 * i];
+    copy_alternate(dst + left, src + (2 * left + px - p.pad), right - left);
     fill(dst + right, p.row - right, outside);
 }
 
-void fill_phases(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst) {
+template <class T>
+void fill_phases(const Planes& p, const T* src, T outside, T* dst) {
     for (int32_t py = 0; py < p.phases; ++py)
-        for (int32_t r = 0; r < p.rows; ++r) {
-            const int32_t y = 2 * r + py - p.pad;
-            for (int32_t px = 0; px < p.phases; ++px) {
-                uint32_t* at = dst + static_cast<int64_t>(py * p.phases + px) * p.phase_size + static_cast<int64_t>(r) * p.row;
+        for (int32_t px = 0; px < p.phases; ++px, dst += p.phase_size)
+            for (int32_t r = 0; r < p.rows; ++r) {
+                const int32_t y = 2 * r + py - p.pad;
+                T* at = dst + static_cast<int64_t>(r) * p.row;
                 if (y < 0 || y >= p.h) fill(at, p.row, outside);
                 else fill_phase_row(p, src + static_cast<int64_t>(y) * p.w, px, outside, at);
             }
-        }
 }
 
 }  // namespace
 
 void fill_plane(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst) {
+    if (p.stride == 1) fill_dense(p, src, outside, dst);
+    else fill_phases(p, src, outside, dst);
+}
+
+void fill_byte_plane(const Planes& p, const uint8_t* src, uint8_t outside, uint8_t* dst) {
     if (p.stride == 1) fill_dense(p, src, outside, dst);
     else fill_phases(p, src, outside, dst);
 }

@@ -1,0 +1,198 @@
+// Integer convolution for AVX2 without VNNI, every weight and activation width, exact.
+//
+// Lanes are 8 output positions (planes.h), each holding one C4 element. vpmaddubsw multiplies unsigned codes with signed
+// weights and adds neighbours into int16, saturating: with 8-bit codes a pair of weights of one sign may exceed it as soon as
+// |w0| + |w1| > 128. Two ways around, chosen per layer when the weights are prepared (dense.cpp), both exact for any codes:
+//   wide    every product pair is widened at once (vpmaddwd with ones) into int32 sums. The rare pairs that could saturate
+//           are halved; one half stays in place, the other joins a short list of extras of its output channel
+//   narrow  the int16 pairs themselves are summed (vpaddw, a third less work) and widened at flush points, which the weights
+//           determine: before any sum could leave int16 if all codes were as large as their width allows. Needs narrow codes
+//           or narrow weights, so that runs are long
+#include "finish_avx2.h"
+#include "variants.h"
+
+namespace edgenas {
+namespace {
+
+constexpr int32_t kQ = 4;                   // output channels of a block
+constexpr int32_t kMaxV = 2;                // vectors of a tile
+constexpr int32_t kLanes = 8;
+constexpr DenseShape kShape{kQ, kLanes, true};
+
+bool supports(const Conv2d&) { return true; }
+size_t prepared_bytes(const Conv2d& c) { return dense_bytes(c, kShape); }
+void prepare(const Conv2d& c, void* prepared) { dense_prepare(c, kShape, prepared); }
+size_t scratch_bytes(const Conv2d& c) { return input_bytes(c); }
+
+struct Tile {
+    const uint8_t* x;                       // input at the first position
+    const int32_t* tap;
+    int32_t steps;
+    const int32_t* weights;
+    const int32_t* start;                   // [kQ]
+    const int32_t* flush;
+    __m256i part;                           // lanes of the last vector that may be read
+};
+
+template <bool kPart>
+inline __m256i load(const uint8_t* at, __m256i part) {
+    if (kPart) return _mm256_maskload_epi32(reinterpret_cast<const int*>(at), part);
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+}
+
+inline void store_sum(int32_t* sums, int index, __m256i v) { _mm256_store_si256(reinterpret_cast<__m256i*>(sums) + index, v); }
+
+inline __m256i load_sum(const int32_t* sums, int index) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(sums) + index); }
+
+// The multiply-adds are assembly because gcc's scheduler otherwise computes all products of a step first and then spills a sum
+// to memory in the innermost loop, which halves the speed.
+inline void add_wide(__m256i& sum, __m256i in, __m256i weight, __m256i ones) {
+    __m256i product;
+    __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+                     : "+x"(sum), "=&x"(product)
+                     : "x"(in), "x"(weight), "x"(ones));
+}
+
+inline void add_narrow(__m256i& sum, __m256i in, __m256i weight) {
+    __m256i product;
+    __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(in), "x"(weight));
+}
+
+template <int V, bool kPart>
+void wide_tile(const Tile& t, int32_t* sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i acc[kQ][V];
+#pragma GCC unroll 4
+    for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) acc[q][v] = _mm256_set1_epi32(t.start[q]);
+    const int32_t* w = t.weights;
+    for (int32_t s = 0; s < t.steps; ++s, w += kQ) {
+        const uint8_t* at = t.x + t.tap[s];
+        __m256i in[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) in[v] = load<kPart>(at + 32 * v, t.part);
+#pragma GCC unroll 4
+        for (int q = 0; q < kQ; ++q) {
+            const __m256i weight = _mm256_set1_epi32(w[q]);
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) add_wide(acc[q][v], in[v], weight, ones);
+        }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, acc[q][v]);
+}
+
+template <int V, bool kPart>
+void narrow_tile(const Tile& t, int32_t* sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int q = 0; q < kQ; ++q)
+        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, _mm256_set1_epi32(t.start[q]));
+    const int32_t *w = t.weights, *flush = t.flush;
+    for (int32_t s = 0; s < t.steps;) {
+        __m256i acc[kQ][V];
+#pragma GCC unroll 4
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) acc[q][v] = _mm256_setzero_si256();
+        for (const int32_t end = *flush++; s < end; ++s, w += kQ) {
+            const uint8_t* at = t.x + t.tap[s];
+            __m256i in[V];
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) in[v] = load<kPart>(at + 32 * v, t.part);
+#pragma GCC unroll 4
+            for (int q = 0; q < kQ; ++q) {
+                const __m256i weight = _mm256_set1_epi32(w[q]);
+#pragma GCC unroll 2
+                for (int v = 0; v < V; ++v) add_narrow(acc[q][v], in[v], weight);
+            }
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v)
+                store_sum(sums, q * V + v, _mm256_add_epi32(load_sum(sums, q * V + v), _mm256_madd_epi16(acc[q][v], ones)));
+    }
+}
+
+template <int V, bool kPart>
+void add_extras(const Tile& t, const DenseExtra* extra, const int32_t* range, int32_t* sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int q = 0; q < kQ; ++q) {
+        __m256i acc[V];
+        for (int v = 0; v < V; ++v) acc[v] = load_sum(sums, q * V + v);
+        for (int32_t e = range[q]; e < range[q + 1]; ++e) {
+            const __m256i weight = _mm256_set1_epi32(extra[e].weights);
+            for (int v = 0; v < V; ++v) {
+                add_wide(acc[v], load<kPart>(t.x + extra[e].offset + 32 * v, t.part), weight, ones);
+            }
+        }
+        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, acc[v]);
+    }
+}
+
+struct Job {
+    const Conv2d& conv;
+    const Dense& dense;
+    const uint8_t* x;
+    void* y;
+};
+
+template <int V, bool kPart>
+void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
+    const Dense& d = job.dense;
+    const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
+    const int64_t first = static_cast<int64_t>(block.plane) * d.planes.size + static_cast<int64_t>(vector) * kLanes;
+    const Tile t{job.x + 4 * first,
+                 dense_part<int32_t>(d, d.tap),
+                 block.steps,
+                 dense_part<int32_t>(d, d.weights + block.weights),
+                 dense_part<int32_t>(d, d.start) + b * kQ,
+                 dense_part<int32_t>(d, d.flush) + block.flush,
+                 first_lanes(live)};
+    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
+    if (d.narrow) {
+        narrow_tile<V, kPart>(t, sums);
+    } else {
+        wide_tile<V, kPart>(t, sums);
+        if (block.extra[kQ] > block.extra[0]) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
+    }
+    const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
+    finish(job.conv, b * kQ, Sums{sums, V, spans, dense_part<int32_t>(d, d.tree)}, job.y);
+}
+
+// The positions from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.
+int32_t tile_vectors(const Dense& d, int32_t vector) {
+    const bool alone = !d.planes.copied && d.planes.positions % kLanes != 0;
+    return d.vectors - vector - (alone ? 1 : 0) >= kMaxV ? kMaxV : 1;
+}
+
+void run_tile(const Job& job, int32_t b, int32_t vector, int32_t count) {
+    const int32_t live = job.dense.planes.positions - (vector + count - 1) * kLanes;
+    if (count == kMaxV) run_tile<kMaxV, false>(job, b, vector, live);
+    else if (live >= kLanes || job.dense.planes.copied) run_tile<1, false>(job, b, vector, live);
+    else run_tile<1, true>(job, b, vector, live);
+}
+
+void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+    const Dense& d = *static_cast<const Dense*>(prepared);
+    const Job job{c, d, copy_input(c, d.planes, x, scratch), y};
+    constexpr int64_t kCacheBytes = 512 * 1024;     // half of a common L2: larger weights are read once, block by block
+    if (d.total - d.weights > kCacheBytes) {
+        for (int32_t b = 0; b < d.blocks; ++b)
+            for (int32_t v = 0, n; v < d.vectors; v += n) run_tile(job, b, v, n = tile_vectors(d, v));
+    } else {
+        for (int32_t v = 0, n; v < d.vectors; v += n) {
+            n = tile_vectors(d, v);
+            for (int32_t b = 0; b < d.blocks; ++b) run_tile(job, b, v, n);
+        }
+    }
+}
+
+}  // namespace
+
+const Variant kConv2dAvx2{"avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+
+}  // namespace edgenas

@@ -1,0 +1,229 @@
+// Convolution of at most 2-bit codes and weights by table lookup (lookup.h), for AVX-512 VBMI: 3 codes a byte, 64-entry rows.
+//
+// Lanes are 64 consecutive output positions. One vpermb looks up 64 indices in the row that the weights select, one vpaddb adds:
+// 192 multiply-adds. A tile of 8 output channels x up to 3 vectors of byte sums lives in registers.
+#include "finish_avx512.h"
+#include "lookup.h"
+#include "variants.h"
+
+namespace edgenas {
+namespace {
+
+constexpr int32_t kGroup = 3;
+constexpr int32_t kQ = 8;                   // output channels of a block
+constexpr int32_t kMaxV = 3;                // vectors of a tile
+constexpr int32_t kLanes = 64;
+constexpr int32_t kRowBytes = 64;
+constexpr LookupShape kShape{kGroup, kQ, kLanes, kRowBytes};
+
+struct alignas(64) Rows {
+    uint8_t row[64][kRowBytes];
+    constexpr Rows() : row() {
+        for (int32_t w = 0; w < 64; ++w)
+            for (int32_t i = 0; i < 64; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kGroup, w, i));
+    }
+};
+constexpr Rows kRows;
+
+// Below, most of the 64 lanes would be empty and the int8-style kernel is faster.
+constexpr int32_t kLeastPositions = 48;
+
+bool supports(const Conv2d& c) { return lookup_fits(c, kLeastPositions); }
+size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
+void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kGroup).total); }
+
+// Four 2-bit codes in the bytes of each 32-bit lane become 8 bits.
+inline __m512i squeeze(__m512i c4) {
+    const __m512i pairs = _mm512_maddubs_epi16(c4, _mm512_set1_epi16(0x0401));          // c0 + 4 c1, c2 + 4 c3
+    return _mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001));                     // low + 16 high
+}
+
+// 16 pixels of three C4 planes (12 channels; absent ones null): 128-bit lane i holds the bytes of the channels 3i .. 3i+2.
+inline __m512i pack_pixels(const uint8_t* const (&c4)[3], int64_t at, int64_t pixels) {
+    const int64_t left = pixels - at;
+    const __mmask16 live = static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1);
+    __m512i codes = squeeze(_mm512_maskz_loadu_epi32(live, c4[0] + 4 * at));
+    if (c4[1] != nullptr) codes = _mm512_or_si512(codes, _mm512_slli_epi32(squeeze(_mm512_maskz_loadu_epi32(live, c4[1] + 4 * at)), 8));
+    if (c4[2] != nullptr) codes = _mm512_or_si512(codes, _mm512_slli_epi32(squeeze(_mm512_maskz_loadu_epi32(live, c4[2] + 4 * at)), 16));
+    const __m512i fields = _mm512_set1_epi64(0x322C2620120C0600);                       // bit offsets of the bytes to extract
+    const __m512i groups = _mm512_and_si512(_mm512_multishift_epi64_epi8(fields, codes), _mm512_set1_epi8(0x3F));
+    // to_c4 transposes the 4 x 4 bytes of a lane, which is its own inverse; the same for the 4 x 4 words of the lanes follows.
+    const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(words, to_c4(groups));
+}
+
+// Three C4 planes become four byte planes of three channels, 64 pixels at a time.
+void pack_trio(const uint8_t* const (&c4)[3], int64_t pixels, int64_t stride, uint8_t* packed) {
+    for (int64_t at = 0; at < pixels; at += 64) {
+        __m512i part[4];
+        for (int i = 0; i < 4; ++i) part[i] = pack_pixels(c4, at + 16 * i, pixels);
+        const __m512i low01 = _mm512_shuffle_i32x4(part[0], part[1], 0x44), low23 = _mm512_shuffle_i32x4(part[2], part[3], 0x44);
+        _mm512_store_si512(packed + at, _mm512_shuffle_i32x4(low01, low23, 0x88));
+        _mm512_store_si512(packed + stride + at, _mm512_shuffle_i32x4(low01, low23, 0xDD));
+        if (c4[1] == nullptr) continue;
+        const __m512i high01 = _mm512_shuffle_i32x4(part[0], part[1], 0xEE), high23 = _mm512_shuffle_i32x4(part[2], part[3], 0xEE);
+        _mm512_store_si512(packed + 2 * stride + at, _mm512_shuffle_i32x4(high01, high23, 0x88));
+        _mm512_store_si512(packed + 3 * stride + at, _mm512_shuffle_i32x4(high01, high23, 0xDD));
+    }
+}
+
+void pack(const Conv2d& c, const uint8_t* x, int64_t stride, uint8_t* packed) {
+    const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
+    const int32_t c4 = (c.c_in + 3) / 4;
+    for (int32_t g = 0; g < c4; g += 3) {
+        const uint8_t* planes[3];
+        for (int32_t i = 0; i < 3; ++i) planes[i] = g + i < c4 ? x + (g + i) * pixels * 4 : nullptr;
+        pack_trio(planes, pixels, stride, packed + g / 3 * 4 * stride);
+    }
+}
+
+// Sums of one tile, widened: [channel][vector][even, odd position][32]; even sums still contain 256 * odd.
+using Widened = uint16_t[2][32];
+
+inline void widen(Widened& to, __m512i sums, bool first) {
+    const __m512i odd = _mm512_srli_epi16(sums, 8);
+    if (first) {
+        _mm512_store_si512(to[0], sums);
+        _mm512_store_si512(to[1], odd);
+    } else {
+        _mm512_store_si512(to[0], _mm512_add_epi16(_mm512_load_si512(to[0]), sums));
+        _mm512_store_si512(to[1], _mm512_add_epi16(_mm512_load_si512(to[1]), odd));
+    }
+}
+
+// Assembly, because gcc otherwise looks up everything first and spills sums in the innermost loop.
+inline void look_up_add(__m512i& sum, __m512i index, __m512i row) {
+    __m512i found;
+    __asm__ volatile("vpermb %3, %2, %1\n\tvpaddb %1, %0, %0" : "+v"(sum), "=&v"(found) : "v"(index), "v"(row));
+}
+
+template <int V>
+void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, Widened* sums) {
+    const uint8_t* rows = &kRows.row[0][0];
+    for (int32_t s = 0; s < steps;) {
+        const bool first = s == 0;
+        __m512i acc[kQ][V];
+#pragma GCC unroll 8
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) acc[q][v] = _mm512_setzero_si512();
+        for (const int32_t end = *flush++; s < end; ++s, row += kQ) {
+            const uint8_t* at = x + tap[s];
+            __m512i index[V];
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) index[v] = _mm512_loadu_si512(at + kLanes * v);
+#pragma GCC unroll 8
+            for (int q = 0; q < kQ; ++q) {
+                const __m512i entries = _mm512_load_si512(rows + row[q]);
+#pragma GCC unroll 3
+                for (int v = 0; v < V; ++v) look_up_add(acc[q][v], index[v], entries);
+            }
+        }
+#pragma GCC unroll 8
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) widen(sums[q * V + v], acc[q][v], first);
+    }
+}
+
+using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, Widened*);
+constexpr TileFn kTile[kMaxV] = {tile<1>, tile<2>, tile<3>};
+
+struct EvenOdd {
+    __m512i even, odd;                      // uint16
+};
+
+inline EvenOdd load_sums(const Widened& from) {
+    const __m512i odd = _mm512_load_si512(from[1]);
+    return {_mm512_sub_epi16(_mm512_load_si512(from[0]), _mm512_slli_epi16(odd, 8)), odd};
+}
+
+// The codes of 64 positions, one byte each.
+inline __m512i threshold_bytes(const Widened& sums, const uint16_t* threshold, uint8_t flip) {
+    const EvenOdd s = load_sums(sums);
+    const __m512i one = _mm512_set1_epi16(1);
+    __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+#pragma GCC unroll 3
+    for (int k = 0; k < kLookupThresholds; ++k) {
+        const __m512i t = _mm512_set1_epi16(static_cast<int16_t>(threshold[k]));
+        even = _mm512_mask_add_epi16(even, _mm512_cmpge_epu16_mask(s.even, t), even, one);
+        odd = _mm512_mask_add_epi16(odd, _mm512_cmpge_epu16_mask(s.odd, t), odd, one);
+    }
+    return _mm512_xor_si512(_mm512_or_si512(even, _mm512_slli_epi16(odd, 8)), _mm512_set1_epi8(static_cast<char>(flip)));
+}
+
+// Interleaves four byte vectors of 64 positions into C4 elements and stores them.
+inline void store_c4(void* plane, const OutputSpan* spans, const __m512i (&code)[4]) {
+    // Within each 128-bit lane l: elements 4j .. 4j+3 of positions 16 l + 4 j, in part j.
+    const __m512i low01 = _mm512_unpacklo_epi8(code[0], code[1]), high01 = _mm512_unpackhi_epi8(code[0], code[1]);
+    const __m512i low23 = _mm512_unpacklo_epi8(code[2], code[3]), high23 = _mm512_unpackhi_epi8(code[2], code[3]);
+    const __m512i part[4] = {_mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
+                             _mm512_unpacklo_epi16(high01, high23), _mm512_unpackhi_epi16(high01, high23)};
+    const __m512i a = _mm512_shuffle_i32x4(part[0], part[1], 0x44), b = _mm512_shuffle_i32x4(part[2], part[3], 0x44);
+    const __m512i c = _mm512_shuffle_i32x4(part[0], part[1], 0xEE), d = _mm512_shuffle_i32x4(part[2], part[3], 0xEE);
+    store_span(plane, spans[0], _mm512_shuffle_i32x4(a, b, 0x88));
+    store_span(plane, spans[1], _mm512_shuffle_i32x4(a, b, 0xDD));
+    store_span(plane, spans[2], _mm512_shuffle_i32x4(c, d, 0x88));
+    store_span(plane, spans[3], _mm512_shuffle_i32x4(c, d, 0xDD));
+}
+
+// int32 sums of 64 positions in order, the offset added.
+inline void spread(const Widened& sums, int32_t offset, int32_t* to) {
+    const EvenOdd s = load_sums(sums);
+    const __m512i add = _mm512_set1_epi32(offset);
+    const auto half = [](__m512i v, int i) { return i == 0 ? _mm512_castsi512_si256(v) : _mm512_extracti64x4_epi64(v, 1); };
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (int i = 0; i < 2; ++i) {
+        const __m512i even = _mm512_cvtepu16_epi32(half(s.even, i)), odd = _mm512_cvtepu16_epi32(half(s.odd, i));
+        _mm512_store_si512(to + 32 * i, _mm512_add_epi32(_mm512_permutex2var_epi32(even, low, odd), add));
+        _mm512_store_si512(to + 32 * i + 16, _mm512_add_epi32(_mm512_permutex2var_epi32(even, high, odd), add));
+    }
+}
+
+void finish_tile(const Conv2d& conv, const Lookup& l, int32_t b, int32_t v, int32_t vectors, const Widened* sums, void* y) {
+    const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
+    const int64_t pixels = static_cast<int64_t>(conv.h_out) * conv.w_out;
+    for (int32_t q = 0; q < kQ && b * kQ + q < conv.c_out; q += 4)
+        for (int32_t i = 0; i < vectors; ++i) {
+            const int32_t c = b * kQ + q;
+            if (!l.fast) {
+                alignas(64) int32_t wide[4][kLanes];
+                for (int j = 0; j < 4; ++j) spread(sums[(q + j) * vectors + i], lookup_part<int32_t>(l, l.offset)[c + j], wide[j]);
+                finish(conv, lookup_part<uint8_t>(l, l.table), c, 4, 4, wide[0], spans + 4 * i, y);
+                continue;
+            }
+            const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
+            const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
+            __m512i code[4];
+            for (int j = 0; j < 4; ++j)
+                code[j] = threshold_bytes(sums[(q + j) * vectors + i], threshold + j * kLookupThresholds, flip[j]);
+            store_c4(static_cast<uint8_t*>(y) + c / 4 * pixels * 4, spans + 4 * i, code);
+        }
+}
+
+// Vectors of the next tile: full ones, but 2 + 2 rather than 3 + 1.
+constexpr int32_t tile_vectors(int32_t left) { return left == 4 ? 2 : left < kMaxV ? left : kMaxV; }
+
+void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+    const Lookup& l = *static_cast<const Lookup*>(prepared);
+    pack(c, x, lookup_scratch(c, l.planes, kGroup).packed_stride, static_cast<uint8_t*>(scratch));
+    const uint8_t* planes = place_planes(c, l, kGroup, static_cast<uint8_t*>(scratch));
+    alignas(64) Widened sums[kQ * kMaxV];
+    for (int32_t v = 0, n; v < l.vectors; v += n) {
+        n = tile_vectors(l.vectors - v);
+        for (int32_t b = 0; b < l.blocks; ++b) {
+            const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
+            const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
+            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps, sums);
+            finish_tile(c, l, b, v, n, sums, y);
+        }
+    }
+}
+
+}  // namespace
+
+const Variant kConv2dW2A2Avx512{"w2a2_avx512_vbmi", 2 | 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+
+}  // namespace edgenas

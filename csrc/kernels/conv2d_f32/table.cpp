@@ -1,0 +1,17 @@
+// Fastest first; the first row this CPU can run and that supports the shape is used.
+#include "variants.h"
+
+namespace edgenas {
+
+std::span<const VariantF32> conv2d_f32_variants() {
+    static const VariantF32 kVariants[] = {
+#if defined(__x86_64__)
+        kConv2dF32Avx512,
+        kConv2dF32Avx2,
+#endif
+        kConv2dF32Reference,
+    };
+    return kVariants;
+}
+
+}  // namespace edgenas

@@ -1,0 +1,69 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <new>
+
+namespace edgenas {
+
+Buffer::Buffer(size_t bytes)
+    : memory_(static_cast<std::byte*>(::operator new(bytes + 2 * kSlack, std::align_val_t{kSlack}))), bytes_(bytes) {
+    std::memset(memory_.get(), 0, bytes + 2 * kSlack);
+}
+
+namespace {
+
+Buffer copy(std::span<const std::byte> bytes) {
+    Buffer b(bytes.size());
+    std::copy(bytes.begin(), bytes.end(), b.data());
+    return b;
+}
+
+Plan validated(std::span<const std::byte> file) {
+    Plan plan = parse(file);
+    validate(plan);
+    return plan;
+}
+
+}  // namespace
+
+Executor::Executor(std::span<const std::byte> file, std::string_view variant)
+    : file_(copy(file)), plan_(validated({file_.data(), file_.size()})), steps_(make_steps(plan_, variant)) {
+    size_t scratch = 0;
+    for (const Step& s : steps_) scratch = std::max(scratch, s.scratch_bytes);
+    arena_ = Buffer(static_cast<size_t>(plan_.arena_bytes));
+    scratch_ = Buffer(scratch);
+}
+
+Memory Executor::memory() const {
+    Memory m{static_cast<int64_t>(file_.size()), plan_.arena_bytes, static_cast<int64_t>(scratch_.size()), 0};
+    for (const Step& s : steps_) m.prepared_bytes += static_cast<int64_t>(s.prepared_bytes);
+    return m;
+}
+
+void Executor::run(std::vector<double>* times_us) const {
+    using Clock = std::chrono::steady_clock;
+    for (const Step& s : steps_) {
+        if (s.instruction->op == edge::Op::kDecode) continue;
+        const auto start = times_us != nullptr ? Clock::now() : Clock::time_point{};
+        s.run(arena_.data(), scratch_.data());
+        if (times_us != nullptr) times_us->push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+}
+
+bool Executor::has_decode() const { return !steps_.empty() && steps_.back().instruction->op == edge::Op::kDecode; }
+
+void Executor::run_decode() const {
+    if (!has_decode()) throw ArtifactError("plan: it ends in no decode, so it gives raw maps and no boxes");
+    steps_.back().run(arena_.data(), scratch_.data());
+}
+
+Detections Executor::detect(float score_threshold, float iou_threshold, int64_t max_detections) const {
+    run_decode();
+    const Instruction& i = *steps_.back().instruction;
+    const Tensor& y = plan_.tensors[i.output];
+    return nms(reinterpret_cast<const float*>(at(i.output)), y.h, i.attrs[1], score_threshold, iou_threshold, max_detections);
+}
+
+}  // namespace edgenas
