@@ -23,7 +23,7 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 search: $(STAMP)
-	$(VENV)/bin/edgenas search --data digits --device local --budget 96 --finalists 2 --epochs 24 --out runs/digits
+	$(VENV)/bin/edgenas search --data digits --device local --max-latency 1ms --max-size 1MB --budget 100 --finalists 2 --epochs 16 --out runs/digits
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -35,6 +35,9 @@ from nas.study import Study, Trial
 from predictors import Estimate
 from searchspaces import SPACES, Arch
 from searchspaces.yolo import with_precisions
+
+if TYPE_CHECKING:
+    from proxies.combine import Recalibration
 
 PROBE_IMAGES = 8
 TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
@@ -135,6 +138,16 @@ class Run:
             stages = study.stages()
         found = [msgspec.convert(payload, Finalist) for name, payload in stages.items() if name.startswith("finalist:")]
         return sorted(found, key=lambda f: (not f.met, -(f.verified.map50 if f.verified else -1.0)))
+
+    @property
+    def calibration(self) -> Recalibration | None:
+        """From the search's score to mAP50, fitted to the finalists that were measured; None before the first."""
+        from proxies.combine import recalibrated
+
+        measured = [f for f in self.finalists if f.verified is not None]
+        if not measured or self.settings.proxy:
+            return None
+        return recalibrated([f.predicted["score"] for f in measured], [_verified(f).map50 for f in measured])
 
     def folder(self, trial: int) -> Path:
         return self.path / "finalists" / f"{trial:05d}"

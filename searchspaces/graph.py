@@ -149,7 +149,9 @@ class Graph:
             for name, op, inputs, attrs in rows:
                 if name in g.shapes:
                     raise GraphError(f"two nodes are named '{name}'")
-                g.append(name, op, tuple(inputs), {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()})
+                node = Node(name, op, tuple(inputs), {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}, ())
+                _verify_values(node, f"node '{name}'")
+                g.append(name, op, node.inputs, dict(node.attrs))
             graph = g.graph(*outputs)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as fault:
             raise GraphError(f"this is not an edgenas graph: {type(fault).__name__}: {fault}") from None

@@ -63,6 +63,8 @@ def _cell(value: Any) -> str:
 def run_summary(run: Run) -> dict[str, Any]:
     """What a finished run found, finalists best first."""
     trials = run.trials
+    calibration, best = run.calibration, max((trial["score"] for trial in run.front), default=None)
+    expected = None if calibration is None or best is None else calibration(best)
     return {
         "run": str(run.path),
         "device": run.device.name,
@@ -70,6 +72,8 @@ def run_summary(run: Run) -> dict[str, Any]:
         "candidates": len(trials),
         "scored": sum(trial.spent for trial in trials),
         "front": len(run.front),
+        "score_of_best_candidate": best,
+        "map50_expected_of_it": expected,
         "finalists": [finalist_row(f) for f in run.finalists],
     }
 
