@@ -130,7 +130,7 @@ def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
     weights = to_torch(floated(graph)).weights()
     net = fake_quantized(graph, weights, calibration_batches(dataset, int(arch["resolution"]), 1, 4))
     compile_model(Model(graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
-    return costs_of(measure(path, max_seconds=1.0))
+    return costs_of(measure(path))
 
 
 def verify(

@@ -147,12 +147,22 @@ class GraphModule(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Fit every quantizer's step: weights to their values, activations to those of the float net on `batches`."""
+        """Fit every quantizer's step: weights to their values, activations to those of the float net on `batches`.
+
+        Batch-norm takes the statistics of each batch, as it will in training, and keeps its own: those of a net that was trained
+        for a few steps are far off, and steps fitted to them would clip everything.
+        """
         training = self.training
         self.eval()
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.train()
+            norm.momentum = 0.0
         set_mode(self, "observe")
         for images in batches:
             self(images)
+        for norm in norms:
+            norm.momentum = BN_MOMENTUM
         for module in self.modules():
             if isinstance(module, _Weighted) and module.quantizer is not None:
                 module.quantizer.fit(module.weight)

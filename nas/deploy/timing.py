@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,16 @@ def time_calls(call: Callable[[], object], *, max_seconds: float = 2.0, min_runs
                 break
         if len(samples) >= min_runs and time.perf_counter() > deadline:
             break
+    return _timing(samples, float(np.median(markers[1:] or markers)) > _DRIFT * min(markers))
+
+
+def together(bursts: Sequence[Timing]) -> Timing:
+    """One Timing of several bursts: a shared machine is slow for a second at a time, so bursts lie apart."""
+    return _timing([ms for burst in bursts for ms in burst.samples_ms], any(burst.throttled for burst in bursts))
+
+
+def _timing(samples: Sequence[float], throttled: bool) -> Timing:
     q1, median, q3 = np.percentile(samples, [25, 50, 75])
-    throttled = float(np.median(markers[1:] or markers)) > _DRIFT * min(markers)
     return Timing(float(median), float(q1), float(q3), tuple(samples), throttled)
 
 

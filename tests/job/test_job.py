@@ -14,6 +14,7 @@ import pytest
 import nas
 from nas.finalist import Recipe
 from nas.job import JobError, NothingFits, Run
+from nas.model import load
 from nas.search.loop import Infeasible
 from nas.study import Study
 
@@ -38,8 +39,8 @@ def outcome(path):
         trials = study.fingerprint()
     run = Run.open(path)
     finalists = [(f.trial, f.genes, f.predicted, f.verified.map50, f.verified.size_mb, f.verified.bit_exact) for f in run.finalists]
-    weights = [(run.folder(f.trial) / "quantized.safetensors").read_bytes() for f in run.finalists]
-    return trials, finalists, weights
+    models = [load(run.folder(f.trial) / "quantized.safetensors").weights.arrays() for f in run.finalists]
+    return trials, finalists, [{name: array.tobytes() for name, array in model.items()} for model in models]
 
 
 def test_a_job_ends_with_verified_finalists_within_every_limit(run):
@@ -75,7 +76,6 @@ def test_an_onnx_export_gives_the_boxes_of_the_float_model(run, tmp_path):
     import onnxruntime as ort
     import torch
 
-    from nas.model import load
     from nas.runtime import decode
     from searchspaces.module import to_torch
     from searchspaces.quantizers import floated

@@ -45,7 +45,7 @@ def expensive(arch: Arch) -> dict[str, float]:
 
 
 def slow(arch: Arch) -> dict[str, float]:
-    time.sleep(0.002)
+    time.sleep(0.02)
     return expensive(arch)
 
 
