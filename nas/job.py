@@ -7,7 +7,7 @@ finished step; resume goes on from whatever is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ from nas.search.loop import run as run_search
 from nas.search.searchers import SEARCHERS, searcher
 from nas.study import Study, Trial
 from predictors import Estimate
-from searchspaces import SPACES, Arch
+from searchspaces import SPACES
 from searchspaces.yolo import with_precisions
 
 if TYPE_CHECKING:
@@ -340,10 +340,3 @@ def _why_nothing_fits(run: Run) -> str:
 def _verified(finalist: Finalist) -> Verification:
     assert finalist.verified is not None
     return finalist.verified
-
-
-def columns_of(arch: Arch, device: Device, classes: int) -> Mapping[str, float]:
-    """The cheap columns of any arch, for a user who asks what one network would cost."""
-    from nas.candidates import Costs
-
-    return Costs(device, classes)(arch)

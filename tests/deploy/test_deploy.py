@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,7 @@ def test_a_runtime_that_differs_in_one_bit_is_not_exact(tmp_path, monkeypatch):
         def run(self, image):
             return [np.array([1.0, np.nextafter(np.float32(2), np.float32(3))], np.float32)]
 
-    monkeypatch.setattr(verify.artifact, "load", lambda path: None)
+    plan = SimpleNamespace(tensors=(SimpleNamespace(dtype="u8"),))
+    monkeypatch.setattr(verify.artifact, "load", lambda path: plan)
     monkeypatch.setattr(verify.reference, "run", lambda plan, inputs: [np.array([1.0, 2.0], np.float32)])
     assert not exact_on(tmp_path, Off(), [np.zeros((4, 4, 3), np.uint8)])
