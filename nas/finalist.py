@@ -50,7 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def for_qat(self, size: int, dataset: Dataset) -> TrainSettings:
         return msgspec.structs.replace(
-            self.for_float(size, dataset, True),
+            self.for_float(size, dataset, quantized=False),
             epochs=self.qat_epochs,
             lr=self.qat.lr,
             precision="fp32",

@@ -178,3 +178,22 @@ def test_settings_are_kept_as_they_were_resolved(run):
     kept = json.loads((run.path / "run.json").read_text())
     assert kept["limits"] == SMALL and kept["recipe"]["epochs"] == 2 and kept["seed"] == 0
     assert run.provenance["versions"]["torch"] and run.provenance["cpu"]
+
+
+def test_the_steps_alone_train_quantize_compile_and_verify_one_network(squares, tmp_path):
+    from nas.progress import Silent
+    from nas.steps import compile_file, measure_artifact, quantize_model, train_genes, verify_file
+
+    genes, trained, low, artifact = (tmp_path / name for name in ("g.json", "f.safetensors", "q.safetensors", "m.edge"))
+    genes.write_text(json.dumps({"resolution": 96, "stem.width": 8, "stage1.width": 16}))
+    train_genes(genes, trained, str(squares), "yolo", 2, "cpu", 0, Silent())
+    quantize_model(trained, low, str(squares), "w4a4", 1, "cpu", 0, Silent())
+    assert {node.get("wbits") for node in load(low).graph.of("conv2d")} == {4, 8}
+    for model in (trained, low):
+        compile_file(model, artifact)
+        found = verify_file(artifact, str(squares), "val", "1s")
+        assert found["bit_exact"] and found["met"] and found["latency_ms"] < 1000
+        assert len(measure_artifact(artifact)["layers"]) > 20
+    with pytest.raises(ValueError, match="quantized already"):
+        quantize_model(low, low, str(squares), "", 1, "cpu", 0, Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.safetensors", "g.json", "m.edge", "q.safetensors"]
