@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.model import write_whole
 from nas.report.facts import Facts, with_unit
-from nas.report.figures import BLUE, GRID, INK, MUTED, ORANGE, RED, SKY, labels_above
+from nas.report.figures import BLUE, GRID, INK, MUTED, ORANGE, RED, SKY
 
 if TYPE_CHECKING:
     from nas.job import Run
@@ -61,9 +61,9 @@ def _searched(axes: Any, facts: Facts) -> None:
     for met, label in ((True, "verified finalist"), (False, "failed finalist")):
         if shown := [t for t in taken if chosen[t.number].met is met]:
             axes.scatter(*_xy(shown), label=label, **_MARKS[met])
-    for trial, above in zip(taken, labels_above(taken)):
-        place: dict[str, Any] = {"xytext": (-7, 6), "ha": "right"} if above else {"xytext": (7, -12), "ha": "left"}
-        axes.annotate(f"#{trial.number}", (trial["latency_ms"], trial["score"]), textcoords="offset points", zorder=6, **place)
+    for row, trial in enumerate(taken):  # one below the other, so that neighbours do not cover each other
+        axes.annotate(f"#{trial.number}", (trial["latency_ms"], trial["score"]), (0, -18 - 15 * (row % 2)), textcoords="offset points",
+                      ha="center", zorder=6)
     axes.set(title="What the search saw", xlabel="predicted latency, ms", ylabel="accuracy score")
     _limit(axes, facts)
     if facts.scored:
