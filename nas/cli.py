@@ -72,7 +72,7 @@ def search(
     }
     limits = {name: parse_quantity(text, kind) for name, (text, kind) in given.items() if text}
     settings = SearchSettings(
-        data=data if data == "digits" else str(Path(data).resolve()),
+        data=data,
         device=device,
         space=space,
         strategy=strategy,

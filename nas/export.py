@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.compiler import onnx as to_onnx
+import nas.compiler.onnx as to_onnx
 from nas.model import load
 
 if TYPE_CHECKING:

@@ -39,6 +39,7 @@ from searchspaces.yolo import with_precisions
 if TYPE_CHECKING:
     from proxies.combine import Recalibration
 
+EMBEDDED = "digits"  # the data set that is no path
 PROBE_IMAGES = 8
 TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
 ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
@@ -184,6 +185,8 @@ def search(settings: SearchSettings, out: str | Path, progress: Progress | None 
     if (path / "run.json").exists():
         raise JobError(f"{path} holds a run already: edgenas resume {path} goes on with it; another --out starts a new one")
     _check(settings)
+    if settings.data != EMBEDDED:  # a run is resumed from any folder
+        settings = msgspec.structs.replace(settings, data=str(Path(settings.data).resolve()))
     dataset = load_data(settings.data)
     device = find_device(settings.device, progress)
     path.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import nas.compiler.onnx as to_onnx
 from nas.compiler import compile as compile_plan
-from nas.compiler import onnx as to_onnx
 from nas.compiler import save
 from nas.deploy.verify import exact_on
 from nas.provenance import cpu_name, versions
