@@ -33,7 +33,8 @@ def test_the_calibration_set_is_the_same_for_the_same_seed():
 @pytest.mark.parametrize("precision", [*PRECISIONS, "fp32"])
 def test_calibration_graphs_compile_with_random_weights(precision):
     graph = min(calibration_graphs([precision], nets=2), key=lambda g: workload(g).macs)
-    lower(graph, random_weights(graph), classes=[str(i) for i in range(10)])  # verifies the plan
+    plan = lower(graph, random_weights(graph), classes=[str(i) for i in range(10)])  # verifies the plan
+    assert {step.name for step in plan.instructions} == {op.name for op in workload(graph).ops if op.op != "input"}
 
 
 def planted_ms(load) -> float:
