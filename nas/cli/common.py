@@ -1,0 +1,46 @@
+"""What every command shares: options, exit codes, how a result is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+DONE, CHECK_FAILED, BAD_INPUT, NOTHING_FITS, INTERRUPTED = 0, 1, 2, 3, 130
+
+Data = Annotated[str, typer.Option(help="VOC folder, YOLO data.yaml, COCO JSON, or 'digits' (embedded).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show a traceback where something fails.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of each finalist, quantized ones included.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def progress() -> Any:
+    from nas.progress import Terminal
+
+    return Terminal()
+
+
+def show(result: Any, as_json: bool) -> None:
+    from nas.report.text import render
+
+    print(json.dumps(result, default=str)) if as_json else render(result)
+
+
+def finish(run: Any, as_json: bool) -> None:
+    """Write the report of a run that came to its end, and say what was found."""
+    from nas.report import write_report
+    from nas.report.text import render, run_summary
+
+    page = write_report(run)
+    summary = run_summary(run)
+    print(json.dumps(summary, default=str)) if as_json else render(summary)
+    print(f"report: {page}", file=sys.stderr)
+
+
+def group(help: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(no_args_is_help=True, help=help)
