@@ -18,7 +18,8 @@ _SINGLES, _ALIGNMENT = 6, 8
 _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing, provenance; the name of a class
 _THRESHOLD_BITS = 4  # a monotone activation to codes this narrow becomes thresholds
 _TABLE = {1: 4, 2: 128, 3: 256, 4: 1024, 8: 4096}  # usual entries of a table that writes codes of so many bits, a byte each
-_EPILOGUES = frozenset({*WEIGHTED, "add", "mul", "global_avgpool"})
+_AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
+_EPILOGUES = frozenset({*WEIGHTED, *_AFFINE, "add", "mul", "global_avgpool"})
 _BY_CLIPPING = frozenset({"none", "relu", "relu6"})
 
 
@@ -45,14 +46,16 @@ def flash_bytes(graph: Graph) -> int:
 def _arrays(graph: Graph, node: Node) -> Iterator[int]:
     """Bytes of each array that an instruction alone brings along."""
     reads_codes, out_bits = graph.code_bits[node.inputs[0]] < FLOAT_BITS, graph.code_bits[node.name]
-    channels = node.shape[0] if node.op in WEIGHTED else 1
+    channels = node.shape[0] if node.op in WEIGHTED or node.op in _AFFINE else 1
     if node.op in WEIGHTED:
         shape = graph[node.inputs[0]].shape
         yield weight_bytes(node, prod(shape) if node.op == "linear" else shape[0])
+    if node.op in _AFFINE:
+        yield channels * (1 if reads_codes else FLOAT_BITS // 8)
     if node.op == "layernorm":
         yield from (4 * node.shape[-1], 4 * node.shape[-1])
     if not reads_codes:
-        if node.op in WEIGHTED and node.get("bias"):
+        if node.op in _AFFINE or (node.op in WEIGHTED and node.get("bias")):
             yield 4 * channels
     elif node.op in ("quantize", "activation"):
         yield 256

@@ -11,8 +11,10 @@ Groups are four channels (layout C4) for codes and one channel for floats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from math import prod
 
 from searchspaces.graph import Graph, Node, Ref
@@ -25,12 +27,14 @@ IN_PLACE = frozenset({"add", "mul", "activation", "quantize"})
 VIEWS = frozenset({"slice", "flatten"})
 
 Segment = tuple[Ref, int, int]  # bytes first..first+count of what `producer` computes
+Lifetime = tuple[int, int, int]  # bytes of a tensor, first and last step (position in graph.nodes) at which they stand; -1 is before any
 
 
 def tensor_bytes(shape: Shape, bits: int) -> int:
     """Bytes of an activation: a byte a code in groups of four channels [ceil(C/4)][H][W][4], or planar float32 [C][H][W]."""
-    plane = prod(shape[1:])
-    return 4 * shape[0] * plane if bits == FLOAT_BITS else -(-shape[0] // GROUP) * GROUP * plane
+    if bits == FLOAT_BITS:
+        return 4 * prod(shape)
+    return -(-shape[0] // GROUP) * GROUP * prod(shape[1:])
 
 
 def weight_bytes(node: Node, c_in: int) -> int:
@@ -40,44 +44,37 @@ def weight_bytes(node: Node, c_in: int) -> int:
     return rows * -(-row * node.get("wbits", FLOAT_BITS) // 8)
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """A tensor: its bytes and the first and last step (position in graph.nodes) at which they must stand; -1 is before any."""
-
-    size: int
-    birth: int
-    death: int
-
-
 def lifetimes(graph: Graph) -> dict[Ref, Lifetime]:
     """Every tensor that lies in the arena: the outputs of all nodes but those of ON_HOST."""
-    end = len(graph.nodes)
+    end, bits = len(graph.nodes), graph.code_bits
     death: dict[Ref, int] = {}
     for step, node in enumerate(graph.nodes):
         death[node.name] = step
         for name in node.inputs:
-            death[name] = max(death[name], end if node.op in ON_HOST else step)
-    for name in graph.outputs:
+            death[name] = step
+    for name in chain(graph.outputs, *[node.inputs for node in graph.of(*ON_HOST)]):
         death[name] = end
-    bits = graph.code_bits
     lives: dict[Ref, Lifetime] = {}
     for step, node in enumerate(graph.nodes):
-        if node.op not in ON_HOST:
-            stored = graph[node.inputs[0]] if node.op == "flatten" else node  # a flatten is its input under another name
-            size = lives[stored.name].size if node.op == "flatten" else tensor_bytes(node.shape, bits[node.name])
-            lives[node.name] = Lifetime(size, -1 if node.op == "input" else step, death[node.name])
+        name = node.name
+        if node.op == "flatten":  # its input under another name
+            lives[name] = (lives[node.inputs[0]][0], step, death[name])
+        elif node.op not in ON_HOST:
+            lives[name] = (tensor_bytes(node.shape, bits[name]), -1 if node.op == "input" else step, death[name])
     return lives
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """`place[name]` is (block, byte offset in that block); a block is tensors that move together.
+    """Tensors in blocks that move together: `blocks` are their members, `place[name]` is (block, byte offset in that block).
 
     `aliases[node]` are those inputs of a node whose memory it shares: the pieces of a concat that need no copy, the input
     of a slice that is a view, the operand that a sum overwrites.  Nodes that share nothing are absent.
     """
 
-    place: Mapping[Ref, tuple[int, int]]
+    lives: Mapping[Ref, Lifetime]
+    blocks: Mapping[Ref, Sequence[Ref]]
+    place: Mapping[Ref, tuple[Ref, int]]
     aliases: Mapping[Ref, tuple[Ref, ...]]
 
     def copied(self, node: Node) -> list[Ref]:
@@ -86,23 +83,23 @@ class Sharing:
         return [name for name in node.inputs if name not in shared]
 
 
-def sharing(graph: Graph, overwriting: bool = True) -> Sharing:
-    """Which tensors share memory; without `overwriting`, only those that are parts of one another."""
+@lru_cache(maxsize=1)  # the workload and the arena of a candidate are asked for one after the other
+def sharing(graph: Graph) -> Sharing:
+    """Which tensors of a graph share memory."""
     blocks = _Blocks(graph, lifetimes(graph))
     blocks.take_in_parts()
-    if overwriting:
-        blocks.overwrite()
-    return Sharing(blocks.place, blocks.aliases)
+    blocks.overwrite()
+    return Sharing(blocks.lives, blocks.members, blocks.place, blocks.aliases)
 
 
 class _Blocks:
     """The tensors of a graph in blocks: each alone at first, then joined wherever the rule of sharing allows it."""
 
     def __init__(self, graph: Graph, lives: dict[Ref, Lifetime]) -> None:
-        self.graph, self.lives = graph, lives
-        self.place: dict[Ref, tuple[int, int]] = {name: (i, 0) for i, name in enumerate(lives)}
-        self.members: dict[int, list[Ref]] = {i: [name] for i, name in enumerate(lives)}
-        self.holds: dict[Ref, tuple[Segment, ...]] = {name: ((name, 0, life.size),) for name, life in lives.items()}
+        self.graph, self.lives, self.bits = graph, lives, graph.code_bits
+        self.place: dict[Ref, tuple[Ref, int]] = {name: (name, 0) for name in lives}
+        self.members: dict[Ref, list[Ref]] = {name: [name] for name in lives}
+        self.holds: dict[Ref, tuple[Segment, ...]] = {}  # of what others computed; absent tensors hold all their own
         self.aliases: dict[Ref, tuple[Ref, ...]] = {}
 
     def take_in_parts(self) -> None:
@@ -119,28 +116,29 @@ class _Blocks:
 
     def _view(self, node: Node) -> None:
         x = node.inputs[0]
-        start = 0 if node.op == "flatten" else self._piece_start(node, node["start"], x)
-        if start is None:
+        if node.op == "slice" and not self._begins_group(node, node["start"], x):
             return
-        self.holds[node.name] = _part(self.holds[x], start, self.lives[node.name].size)
+        start = node["start"] * self._plane_bytes(node) if node.op == "slice" else 0
+        self.holds[node.name] = _part(self._held(x), start, self.lives[node.name][0])
         if self._join(node.name, x, start):
             self.aliases[node.name] = (x,)
 
     def _concat(self, node: Node) -> None:
         """Take in every input that can lie in its piece; those of one block (the two slices of a C2f) come together."""
-        pieces, channel = [], 0
+        pieces, channel, plane = [], 0, self._plane_bytes(node)
         for x in node.inputs:
-            start = self._piece_start(node, channel, x) if node.inputs.count(x) == 1 else None
-            channel += self.graph[x].shape[0]
-            if start is not None and (channel % GROUP == 0 or channel == node.shape[0] or not self._codes(x)):
-                pieces.append((x, start))
+            end = channel + self.graph[x].shape[0]
+            whole = self._begins_group(node, channel, x) and (end % GROUP == 0 or end == node.shape[0] or not self._codes(x))
+            if whole and node.inputs.count(x) == 1:
+                pieces.append((x, channel * plane))
+            channel = end
         shared: list[Ref] = []
         for x, start in pieces:
             if x in shared:
                 continue
             block, at = self.place[x]
             together = [(y, s) for y, s in pieces if self.place[y] == (block, at + s - start)]
-            before = self.holds[node.name]
+            before = self._held(node.name)
             for y, s in together:
                 self._take_piece(node, y, s)
             if self._join(x, node.name, start):
@@ -154,23 +152,28 @@ class _Blocks:
         mine = self.lives[node.name]
         for x in node.inputs:
             same = self.graph[x].shape == node.shape and self._codes(x) == self._codes(node.name)
-            if same and self.lives[x].death == mine.birth and self._join(node.name, x, 0, overwrites=True):
+            if same and self.lives[x][2] == mine[1] and self._join(node.name, x, 0, overwrites=True):
                 self.aliases[node.name] = (x,)
                 return
 
     def _codes(self, name: Ref) -> bool:
-        return self.graph.code_bits[name] < FLOAT_BITS
+        return self.bits[name] < FLOAT_BITS
 
-    def _piece_start(self, node: Node, channel: int, x: Ref) -> int | None:
-        """Byte at which a channel starts; None where it cuts a group, or where input and output are stored differently."""
-        if self._codes(x) != self._codes(node.name) or (self._codes(x) and channel % GROUP):
-            return None
-        return channel * prod(node.shape[1:]) * (1 if self._codes(x) else 4)
+    def _held(self, name: Ref) -> tuple[Segment, ...]:
+        return self.holds.get(name) or ((name, 0, self.lives[name][0]),)
+
+    def _begins_group(self, node: Node, channel: int, x: Ref) -> bool:
+        """Does a channel of node or x start at a whole group in both?  False too where the two are stored differently."""
+        codes = self._codes(x)
+        return codes == self._codes(node.name) and not (codes and channel % GROUP)
+
+    def _plane_bytes(self, node: Node) -> int:
+        return prod(node.shape[1:]) * (1 if self._codes(node.name) else 4)
 
     def _take_piece(self, node: Node, x: Ref, start: int) -> None:
         """A concat holds x's own bytes from `start` on, once x lies in place there."""
-        rest, before = start + self.lives[x].size, self.holds[node.name]
-        self.holds[node.name] = (*_part(before, 0, start), *self.holds[x], *_part(before, rest, self.lives[node.name].size - rest))
+        rest, before = start + self.lives[x][0], self._held(node.name)
+        self.holds[node.name] = (*_part(before, 0, start), *self._held(x), *_part(before, rest, self.lives[node.name][0] - rest))
 
     def _join(self, a: Ref, b: Ref, offset: int, overwrites: bool = False) -> bool:
         """Lay `a` at `offset` bytes after the start of `b`, with everything that moves along; False where that is not allowed."""
@@ -178,28 +181,29 @@ class _Blocks:
         shift = at_b + offset - at_a
         if block_a == block_b:
             return shift == 0
-        for u in self.members[block_a]:
-            for v in self.members[block_b]:
-                if not (overwrites and u == a and v == b) and self._clash(u, v, self.place[u][1] + shift - self.place[v][1]):
-                    return False
-        for u in self.members.pop(block_a):
+        moved, there = self.members[block_a], self.members[block_b]
+        for u in moved:
+            at, (size, birth, death) = self.place[u][1] + shift, self.lives[u]
+            for v in there:
+                size2, birth2, death2 = self.lives[v]
+                low = at - self.place[v][1]  # u begins so many bytes after v
+                if birth <= death2 and birth2 <= death and low < size2 and low > -size and not (overwrites and u == a and v == b):
+                    first, count = max(low, 0), min(low + size, size2) - max(low, 0)
+                    if _part(self._held(u), first - low, count) != _part(self._held(v), first, count):
+                        return False  # at some step the two hold different values in the bytes that they would share
+        for u in moved:
             self.place[u] = (block_b, self.place[u][1] + shift)
-            self.members[block_b].append(u)
+        there += self.members.pop(block_a)
         return True
-
-    def _clash(self, u: Ref, v: Ref, offset: int) -> bool:
-        """Would u, `offset` bytes after v, share bytes with v at some step while the two hold different values there?"""
-        one, two = self.lives[u], self.lives[v]
-        if one.death < two.birth or two.death < one.birth:
-            return False
-        low, high = max(offset, 0), min(offset + one.size, two.size)
-        if low >= high:
-            return False
-        return _part(self.holds[u], low - offset, high - low) != _part(self.holds[v], low, high - low)
 
 
 def _part(held: tuple[Segment, ...], start: int, count: int) -> tuple[Segment, ...]:
     """Bytes start..start+count of a sequence of segments; neighbours that continue each other become one."""
+    if count <= 0:
+        return ()
+    if len(held) == 1:
+        ((producer, first, _),) = held
+        return ((producer, first + start, count),)
     out: list[Segment] = []
     at = 0
     for producer, first, length in held:

@@ -6,22 +6,25 @@ the artifact, so the RAM that a search predicts is the RAM that the artifact use
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
+from operator import add, sub
 from random import Random
+from typing import NamedTuple
 
 from hwmodels.flash import flash_bytes
-from hwmodels.layout import Lifetime, lifetimes, sharing
+from hwmodels.layout import Lifetime, sharing
 from searchspaces.graph import Graph, Ref
 
-__all__ = ["ALIGNMENT", "Arena", "Block", "arena", "bound", "flash_bytes", "place"]
+__all__ = ["ALIGNMENT", "Arena", "Block", "arena", "block", "flash_bytes", "live_bytes", "place"]
 
 ALIGNMENT = 64  # bytes; tensors inside a block (pieces of a concat) may lie closer
-TRIES = 300  # placements tried at most where the first ones stay above the lower bound
+TRIES = 1000  # orders tried at most where the first stays above the lower bound; most nets need none, one in a hundred over 80
+CLOSE = 1024  # a peak above the lower bound by less than one part in so many is not searched further
 
-Apart = list[dict[int, list[tuple[int, int]]]]
+Part = tuple[int, int, int, int]  # first byte, byte behind the last, birth, death of one tensor, relative to its block's start
+Apart = list[list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True)
@@ -39,135 +42,120 @@ class Arena:
     aliases: Mapping[Ref, tuple[Ref, ...]]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Tensors that move together: (first byte, byte behind the last, birth, death) of each, relative to the block's start."""
+class Block(NamedTuple):
+    """Tensors that move together.  A tuple, since a search plans dozens of them for every candidate."""
 
-    parts: tuple[tuple[int, int, int, int], ...]
+    parts: tuple[Part, ...]
+    size: int
+    birth: int
+    death: int
 
-    @cached_property
-    def size(self) -> int:
-        return max(high for _, high, _, _ in self.parts)
 
-    @cached_property
-    def birth(self) -> int:
-        return min(birth for _, _, birth, _ in self.parts)
+def block(parts: Sequence[Part]) -> Block:
+    if len(parts) == 1:
+        return Block((parts[0],), *parts[0][1:])
+    _, highs, births, deaths = zip(*parts)
+    return Block(tuple(parts), max(highs), min(births), max(deaths))
 
 
 def arena(graph: Graph) -> Arena:
     """Offsets (multiples of 64 bytes, pieces of a block closer) and the peak; nodes that run on the host have no tensor."""
-    lives, shared = lifetimes(graph), sharing(graph)
-    members: dict[int, list[Ref]] = {}
-    for name, (block, _) in shared.place.items():
-        members.setdefault(block, []).append(name)
-    lowest = {block: min(shared.place[name][1] for name in names) for block, names in members.items()}
-    blocks = [Block(tuple(_part(lives[n], shared.place[n][1] - lowest[b]) for n in names)) for b, names in members.items()]
-    starts = dict(zip(members, place(blocks)))
-    offsets = {name: starts[block] + offset - lowest[block] for name, (block, offset) in shared.place.items()}
-    sizes = {name: life.size for name, life in lives.items()}
-    peak = max(offsets[name] + sizes[name] for name in offsets)
-    return Arena(offsets, sizes, peak, bound(blocks), shared.aliases)
+    shared = sharing(graph)
+    lives, place_of = shared.lives, shared.place
+    lowest = {home: min([place_of[name][1] for name in names]) for home, names in shared.blocks.items()}
+    blocks = [block([_part(lives[name], place_of[name][1] - lowest[home]) for name in names]) for home, names in shared.blocks.items()]
+    live = live_bytes(blocks)
+    starts = dict(zip(lowest, map(sub, place(blocks, live), lowest.values())))  # of byte 0 of each block's home
+    offsets = {name: starts[home] + at for name, (home, at) in place_of.items()}
+    sizes = {name: size for name, (size, _, _) in lives.items()}
+    return Arena(offsets, sizes, max(map(add, offsets.values(), sizes.values())), max(live), shared.aliases)
 
 
-def _part(life: Lifetime, offset: int) -> tuple[int, int, int, int]:
-    return offset, offset + life.size, life.birth, life.death
+def _part(life: Lifetime, low: int) -> Part:
+    size, birth, death = life
+    return low, low + size, birth, death
 
 
-def bound(blocks: Sequence[Block]) -> int:
-    """Bytes alive at the fullest step: a lower bound of every placement."""
-    change: dict[int, int] = {}
-    for block in blocks:
-        before = 0
-        for step in sorted({step for _, _, birth, death in block.parts for step in (birth, death + 1)}):
-            now = _covered(block, step)
-            change[step] = change.get(step, 0) + now - before
+def live_bytes(blocks: Sequence[Block]) -> list[int]:
+    """Bytes alive at each step, from step -1 (before any) on; the most of them is a lower bound of every placement."""
+    change = [0] * (max(b.death for b in blocks) + 3)
+    for parts, size, birth, death in blocks:
+        if len(parts) == 1:
+            change[birth + 1] += size
+            change[death + 2] -= size
+            continue
+        before, by_place = 0, sorted(parts)
+        for step in sorted({step for _, _, born, died in parts for step in (born, died + 1)}):
+            now = reach = 0
+            for low, high, born, died in by_place:
+                if born <= step <= died and high > reach:
+                    now += high - max(low, reach)
+                    reach = high
+            change[step + 1] += now - before
             before = now
-    return max(accumulate(change[step] for step in sorted(change)), default=0)
+    return list(accumulate(change))
 
 
-def _covered(block: Block, step: int) -> int:
-    total = reach = 0
-    for low, high in sorted((low, high) for low, high, birth, death in block.parts if birth <= step <= death):
-        total += max(0, high - max(low, reach))
-        reach = max(reach, high)
-    return total
+def place(blocks: Sequence[Block], live: Sequence[int]) -> list[int]:
+    """An aligned start for each block so that no two live parts overlap; `live` as from live_bytes.  Deterministic.
+
+    First fit in order of the fullest step that a block lives to see.  Where its peak stays above the live bytes, squeaky wheel
+    optimization (Joslin and Clements, JAIR 10, 1999): the block that reached too high comes earlier in the order, again
+    and again; an order is given up at the first block that reaches the best peak so far, and what stands before the moved block stays.
+    """
+    fullest = [max(live[b.birth + 1 : b.death + 2]) for b in blocks]
+    order = sorted(range(len(blocks)), key=lambda i: (-fullest[i], -blocks[i].size * (blocks[i].death - blocks[i].birth + 1)))
+    sizes, apart, rng = [b.size for b in blocks], _apart(blocks), Random(len(blocks))
+    enough = max(live) + max(live) // CLOSE
+    starts, best, peak, first = [-1] * len(blocks), [], sum(sizes) + ALIGNMENT * len(sizes) + 1, 0
+    for _ in range(TRIES):
+        high = _first_fit(order, first, starts, sizes, apart, peak)
+        if high < 0:
+            best, peak = starts.copy(), max(map(add, starts, sizes))
+            if peak <= enough:
+                break
+            high = max(order, key=lambda i: starts[i] + sizes[i])
+        at = order.index(high)
+        first = rng.randrange(at + 1)
+        order.insert(first, order.pop(at))
+        for i in order[first:]:
+            starts[i] = -1
+    return best
 
 
-def place(blocks: Sequence[Block]) -> list[int]:
-    """An aligned start for each block so that no two live parts overlap; the lowest peak of a few first fits and a search."""
-    floor, apart = bound(blocks), _forbidden(blocks)
-    best_order: list[int] = []
-    best_peak = -1
-    for order in _orders(blocks):
-        starts = _first_fit(order, apart)
-        peak = _peak(blocks, starts)
-        if peak <= floor:
-            return starts
-        if best_peak < 0 or peak < best_peak:
-            best_order, best_peak = order, peak
-    return _search(blocks, apart, best_order, floor)
-
-
-def _orders(blocks: Sequence[Block]) -> Iterator[list[int]]:
-    numbers = range(len(blocks))
-    span = [max(d for *_, d in b.parts) - b.birth + 1 for b in blocks]
-    yield sorted(numbers, key=lambda i: (-blocks[i].size, blocks[i].birth))
-    yield sorted(numbers, key=lambda i: (-blocks[i].size * span[i], blocks[i].birth))
-    yield sorted(numbers, key=lambda i: (-span[i], -blocks[i].size))
-    yield sorted(numbers, key=lambda i: (blocks[i].birth, -blocks[i].size))
-
-
-def _forbidden(blocks: Sequence[Block]) -> Apart:
-    """apart[a][b]: open intervals of start(a) - start(b) at which a live part of a would overlap one of b."""
-    apart: Apart = [{} for _ in blocks]
-    for a, one in enumerate(blocks):
-        for b in range(a):
-            gaps = [
-                (low2 - high1, high2 - low1)
-                for low1, high1, birth1, death1 in one.parts
-                for low2, high2, birth2, death2 in blocks[b].parts
-                if birth1 <= death2 and birth2 <= death1
-            ]
-            if gaps:
-                apart[a][b] = gaps
-                apart[b][a] = [(-high, -low) for low, high in gaps]
+def _apart(blocks: Sequence[Block]) -> Apart:
+    """apart[a]: (b, low, high) for each open interval low..high of start(a) - start(b) at which live parts of a and b would overlap."""
+    apart: Apart = [[] for _ in blocks]
+    alive: list[tuple[int, Block]] = []
+    for a in sorted(range(len(blocks)), key=lambda i: blocks[i].birth):
+        one = blocks[a]
+        parts, size, birth, _ = one
+        alive = [other for other in alive if other[1][3] >= birth]
+        mine = apart[a]
+        for b, (others, size2, _, _) in alive:
+            if len(parts) == len(others) == 1:
+                mine.append((b, -size, size2))
+                apart[b].append((a, -size2, size))
+                continue
+            for low, high, born, died in parts:
+                for low2, high2, born2, died2 in others:
+                    if born <= died2 and born2 <= died:
+                        mine.append((b, low2 - high, high2 - low))
+                        apart[b].append((a, low - high2, high - low2))
+        alive.append((a, one))
     return apart
 
 
-def _first_fit(order: Sequence[int], apart: Apart) -> list[int]:
-    starts = [-1] * len(apart)
-    for block in order:
-        starts[block] = _lowest(block, starts, apart)
-    return starts
-
-
-def _lowest(block: int, starts: list[int], apart: Apart) -> int:
-    """The lowest aligned start of a block beside the blocks that are placed (start >= 0)."""
-    taken = [(starts[b] + low, starts[b] + high) for b, gaps in apart[block].items() if starts[b] >= 0 for low, high in gaps]
-    start = 0
-    for low, high in sorted(taken):
-        if low >= start:
-            break
-        if high > start:
-            start = -(-high // ALIGNMENT) * ALIGNMENT
-    return start
-
-
-def _peak(blocks: Sequence[Block], starts: Sequence[int]) -> int:
-    return max(start + block.size for start, block in zip(starts, blocks))
-
-
-def _search(blocks: Sequence[Block], apart: Apart, order: list[int], floor: int) -> list[int]:
-    """Squeaky wheel: again and again, the block on top of the pile is placed earlier in the order.  Deterministic."""
-    rng = Random(len(blocks))
-    best = starts = _first_fit(order, apart)
-    for _ in range(TRIES):
-        if _peak(blocks, best) <= floor:
-            break
-        top = max(order, key=lambda block: starts[block] + blocks[block].size)
-        at = order.index(top)
-        order = [*order[:at], *order[at + 1 :]]
-        order.insert(rng.randrange(at + 1), top)
-        starts = _first_fit(order, apart)
-        best = min(best, starts, key=lambda s: _peak(blocks, s))
-    return best
+def _first_fit(order: Sequence[int], first: int, starts: list[int], sizes: Sequence[int], apart: Apart, limit: int) -> int:
+    """Gives order[first:] the lowest aligned starts beside what is placed (start >= 0); the first block to reach `limit`, or -1."""
+    for i in order[first:]:
+        start = 0
+        for low, high in sorted([(starts[b] + low, starts[b] + high) for b, low, high in apart[i] if starts[b] >= 0]):
+            if low >= start:
+                break
+            if high > start:
+                start = -(-high // ALIGNMENT) * ALIGNMENT
+        starts[i] = start
+        if start + sizes[i] >= limit:
+            return i
+    return -1

@@ -20,7 +20,7 @@ from predictors import Estimate
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.module import to_torch
 from searchspaces.quantizers import floated, quantized
-from searchspaces.rewrite import is_float
+from searchspaces.rewrite import is_float, merge_rep
 
 Note = Callable[[str, EpochRecord], None]
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
@@ -71,12 +71,13 @@ def calibration_batches(dataset: Dataset, size: int, batches: int, batch: int = 
 
 
 def train_float(graph: Graph, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note) -> tuple[Model, History]:
-    """Train the float form of a graph from scratch; resumes from `folder`."""
+    """Train the float form of a graph from scratch; resumes from `folder`.  The model is merged: its quantizers come after that."""
     torch.manual_seed(settings.seed)
     net = to_torch(floated(graph))
     set_head_prior(net, len(dataset.classes), settings.size)
     history = fit(net, dataset, settings, out=folder, on_epoch=lambda record: note("float", record))
-    return Model(graph, net.weights(), dataset.classes, "float"), history
+    merged, weights = merge_rep(graph, net.weights())
+    return Model(merged, weights, dataset.classes, "float"), history
 
 
 def train_quantized(
@@ -127,7 +128,7 @@ def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
     """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
     graph = SPACES[arch.space].build(arch, len(dataset.classes))
     torch.manual_seed(0)
-    weights = to_torch(floated(graph)).weights()
+    graph, weights = merge_rep(graph, to_torch(floated(graph)).weights())
     net = fake_quantized(graph, weights, calibration_batches(dataset, int(arch["resolution"]), 1, 4))
     compile_model(Model(graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
     return costs_of(measure(path))

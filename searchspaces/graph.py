@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from searchspaces.ops import (
     ACTIVATION_BITS,
@@ -28,9 +30,11 @@ Ref = str
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operator of a Graph.  `shape` is its output without batch; `attrs` is never changed after construction."""
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """One operator of a Graph.  `shape` is its output without batch; `attrs` is never changed after construction.
+
+    A Struct, since a search makes hundreds of nodes for every candidate, and this one is made ten times as fast as a dataclass.
+    """
 
     name: str
     op: str
@@ -51,7 +55,13 @@ class Node:
         return hash(self.name)
 
     def having(self, **attrs: Any) -> Node:
-        return replace(self, attrs={**self.attrs, **attrs})
+        return Node(self.name, self.op, self.inputs, {**self.attrs, **attrs}, self.shape)
+
+    def without(self, *attrs: str) -> Node:
+        return Node(self.name, self.op, self.inputs, {k: v for k, v in self.attrs.items() if k not in attrs}, self.shape)
+
+    def reading(self, inputs: tuple[Ref, ...]) -> Node:
+        return self if inputs == self.inputs else Node(self.name, self.op, inputs, self.attrs, self.shape)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Graph:
     def _readers(self) -> dict[Ref, list[Node]]:
         readers: dict[Ref, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
+            for name in node.inputs if len(node.inputs) < 2 else dict.fromkeys(node.inputs):
                 readers[name].append(node)
         return readers
 
@@ -84,6 +94,9 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
+
+    def __hash__(self) -> int:
+        return hash((len(self.nodes), self.outputs))  # cheap; graphs that share it differ soon when they are compared
 
     def of(self, *ops: str) -> list[Node]:
         return [node for node in self.nodes if node.op in ops]
@@ -109,8 +122,7 @@ class Graph:
             if old.name in gone:
                 continue
             node = changed.get(old.name, old)
-            inputs = tuple(map(live, node.inputs))
-            nodes.append(node if inputs == node.inputs else replace(node, inputs=inputs))
+            nodes.append(node if gone.keys().isdisjoint(node.inputs) else node.reading(tuple(map(live, node.inputs))))
         return Graph(tuple(nodes), tuple(map(live, self.outputs)))
 
     @cached_property
@@ -119,11 +131,11 @@ class Graph:
         bits: dict[Ref, int] = {}
         for node in self.nodes:
             if node.op == "quantize":
-                bits[node.name] = node["bits"]
+                bits[node.name] = node.attrs["bits"]
             elif node.op in PASS_THROUGH:
-                bits[node.name] = max(bits[name] for name in node.inputs)
+                bits[node.name] = max([bits[name] for name in node.inputs])
             else:
-                bits[node.name] = node.get("out_bits", FLOAT_BITS)
+                bits[node.name] = node.attrs.get("out_bits", FLOAT_BITS)
         return bits
 
     def precision(self, node: Node) -> str:
@@ -131,7 +143,7 @@ class Graph:
         bits = self.code_bits[node.inputs[0]] if node.inputs else self.code_bits[node.name]
         if bits == FLOAT_BITS:
             return "fp32"
-        return f"w{node.get('wbits', FLOAT_BITS)}a{bits}" if node.op in WEIGHTED else f"a{bits}"
+        return f"w{node.attrs.get('wbits', FLOAT_BITS)}a{bits}" if node.op in WEIGHTED else f"a{bits}"
 
     def to_json(self) -> str:
         rows = [[n.name, n.op, list(n.inputs), dict(n.attrs)] for n in self.nodes]
@@ -150,7 +162,8 @@ class Graph:
                 if name in g.shapes:
                     raise GraphError(f"two nodes are named '{name}'")
                 node = Node(name, op, tuple(inputs), {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}, ())
-                _verify_values(node, f"node '{name}'")
+                if wrong := _fault_of_values(node):
+                    raise GraphError(f"node '{name}' {wrong}")
                 g.append(name, op, node.inputs, dict(node.attrs))
             graph = g.graph(*outputs)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as fault:
@@ -167,7 +180,7 @@ class Builder:
         self.shapes: dict[Ref, Shape] = {}
         self._scope = ""
         self._counts: dict[str, int] = {}
-        self._bits: dict[str, int] = {}
+        self._bits: tuple[dict[str, int], ...] = ()  # attributes of a node without and with weights
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -180,14 +193,14 @@ class Builder:
     def precision(self, weights: int, activations: int) -> Iterator[None]:
         """Weighted nodes inside hold `weights`-bit weights and read `activations`-bit codes; 32 is float."""
         outer = self._bits
-        self._bits = {"wbits": weights, "abits": activations} if weights < FLOAT_BITS else {}
+        self._bits = ({"abits": activations}, {"abits": activations, "wbits": weights}) if weights < FLOAT_BITS else ()
         yield
         self._bits = outer
 
     def append(self, name: Ref, op: str, inputs: tuple[Ref, ...], attrs: dict[str, Any]) -> Ref:
         try:
-            shapes = [self.shapes[x] for x in inputs]
-            shape = OPS[op].shape(shapes, attrs)
+            shapes = self.shapes
+            shape = OPS[op].shape([shapes[x] for x in inputs], attrs)
         except KeyError as missing:
             known = f"attributes or inputs: {missing}" if op in OPS else f"operator '{op}'; operators: {', '.join(OPS)}"
             raise GraphError(f"node '{name}' ({op}) has unknown {known}") from None
@@ -198,14 +211,12 @@ class Builder:
         return name
 
     def add_node(self, op: str, *inputs: Ref, **attrs: Any) -> Ref:
-        stem = f"{self._scope}{op}"
+        stem = self._scope + op
         count = self._counts.get(stem, 0)
         self._counts[stem] = count + 1
         if self._bits:
-            attrs["abits"] = self._bits["abits"]
-            if op in WEIGHTED:
-                attrs["wbits"] = self._bits["wbits"]
-        return self.append(f"{stem}{count or ''}", op, inputs, attrs)
+            attrs |= self._bits[op in WEIGHTED]
+        return self.append(f"{stem}{count}" if count else stem, op, inputs, attrs)
 
     def input(self, channels: int, height: int, width: int) -> Ref:
         return self.add_node("input", size=(channels, height, width))
@@ -216,6 +227,10 @@ class Builder:
         same = kernel // 2 if padding is None else padding
         return self.add_node("conv2d", x, channels=channels, kernel=kernel, stride=stride, padding=same, groups=groups, bias=bias)
 
+    def conv_transpose2d(self, x: Ref, channels: int, *, kernel: int = 2, stride: int = 2) -> Ref:
+        """With a bias; kernel 2 at stride 2 doubles the size."""
+        return self.add_node("conv_transpose2d", x, channels=channels, kernel=kernel, stride=stride, bias=True)
+
     def batchnorm(self, x: Ref) -> Ref:
         return self.add_node("batchnorm", x, eps=1e-3)
 
@@ -225,6 +240,10 @@ class Builder:
     def add(self, *xs: Ref, rep: bool = False) -> Ref:
         """`rep` marks the sum of re-parameterizable branches, which merge_rep turns into one conv."""
         return self.add_node("add", *xs, rep=True) if rep else self.add_node("add", *xs)
+
+    def scale(self, x: Ref) -> Ref:
+        """The product with one learnable number."""
+        return self.add_node("scale", x)
 
     def concat(self, *xs: Ref) -> Ref:
         return self.add_node("concat", *xs)
@@ -245,29 +264,18 @@ class Builder:
         return Graph(tuple(self.nodes), outputs)
 
 
+_KNOWN = {op.name: (frozenset(op.required), frozenset(op.required + op.optional)) for op in OPS.values()}
+_BITS = {"wbits": WEIGHT_BITS, "abits": ACTIVATION_BITS, "bits": ACTIVATION_BITS, "out_bits": ACTIVATION_BITS}
+_POSITIVE = frozenset({"channels", "kernel", "stride", "groups", "factor", "features"})
+
+
 def verify(graph: Graph, after: str = "") -> None:
     """Raises GraphError unless names, order, attributes, shapes and bit-widths are sound; `after` names the pass to blame."""
     blame = f"after {after}: " if after else ""
     shapes: dict[Ref, Shape] = {}
     for node in graph.nodes:
-        where = f"{blame}node '{node.name}'"
-        op = OPS.get(node.op)
-        if op is None:
-            raise GraphError(f"{where} has unknown operator '{node.op}'; operators: {', '.join(OPS)}")
-        if node.name in shapes:
-            raise GraphError(f"{where} appears twice")
-        if missing := [name for name in node.inputs if name not in shapes]:
-            raise GraphError(f"{where} reads '{missing[0]}', which no earlier node produces")
-        if not op.inputs[0] <= len(node.inputs) <= op.inputs[1]:
-            raise GraphError(f"{where} ({node.op}) reads {len(node.inputs)} inputs; it takes {op.inputs[0]} to {op.inputs[1]}")
-        if lacking := [attr for attr in op.required if attr not in node.attrs]:
-            raise GraphError(f"{where} ({node.op}) lacks the attribute '{lacking[0]}'")
-        if strange := [attr for attr in node.attrs if attr not in op.required and attr not in op.optional]:
-            raise GraphError(f"{where} ({node.op}) has the attribute '{strange[0]}'; known: {', '.join(op.required + op.optional)}")
-        _verify_values(node, where)
-        expected = op.shape([shapes[name] for name in node.inputs], node.attrs)
-        if expected != node.shape:
-            raise GraphError(f"{where} says shape {node.shape} where its inputs give {expected}")
+        if fault := _fault(node, shapes):
+            raise GraphError(f"{blame}node '{node.name}' {fault}")
         shapes[node.name] = node.shape
     if lost := [name for name in graph.outputs if name not in shapes]:
         raise GraphError(f"{blame}output '{lost[0]}' is produced by no node")
@@ -275,13 +283,36 @@ def verify(graph: Graph, after: str = "") -> None:
         raise GraphError(f"{blame}the graph has no outputs")
 
 
-def _verify_values(node: Node, where: str) -> None:
+def _fault(node: Node, shapes: Mapping[Ref, Shape]) -> str:
+    """What is wrong with a node behind tensors of these shapes, '' where nothing is."""
+    op, attrs = OPS.get(node.op), node.attrs
+    if op is None:
+        return f"has unknown operator '{node.op}'; operators: {', '.join(OPS)}"
+    if node.name in shapes:
+        return "appears twice"
+    if missing := [name for name in node.inputs if name not in shapes]:
+        return f"reads '{missing[0]}', which no earlier node produces"
+    if not op.inputs[0] <= len(node.inputs) <= op.inputs[1]:
+        return f"({node.op}) reads {len(node.inputs)} inputs; it takes {op.inputs[0]} to {op.inputs[1]}"
+    required, known = _KNOWN[node.op]
+    if not required <= attrs.keys():
+        return f"({node.op}) lacks the attribute '{next(attr for attr in op.required if attr not in attrs)}'"
+    if not attrs.keys() <= known:
+        strange = next(attr for attr in attrs if attr not in known)
+        return f"({node.op}) has the attribute '{strange}'; known: {', '.join(op.required + op.optional)}"
+    if fault := _fault_of_values(node):
+        return fault
+    expected = op.shape([shapes[name] for name in node.inputs], attrs)
+    return f"says shape {node.shape} where its inputs give {expected}" if expected != node.shape else ""
+
+
+def _fault_of_values(node: Node) -> str:
     if node.op == "activation" and node["kind"] not in ACTIVATIONS:
-        raise GraphError(f"{where} has activation '{node['kind']}'; known: {', '.join(ACTIVATIONS)}")
-    for attr, allowed in (("wbits", WEIGHT_BITS), ("abits", ACTIVATION_BITS), ("bits", ACTIVATION_BITS), ("out_bits", ACTIVATION_BITS)):
-        bits = node.get(attr, FLOAT_BITS)
-        if bits != FLOAT_BITS and bits not in allowed:
-            raise GraphError(f"{where} has {attr}={bits}; known: {', '.join(map(str, allowed))} and {FLOAT_BITS} (float)")
-    for attr in ("channels", "kernel", "stride", "groups", "factor", "features"):
-        if attr in node.attrs and (not isinstance(node[attr], int) or node[attr] < 1):
-            raise GraphError(f"{where} has {attr}={node[attr]!r}, which is not a positive integer")
+        return f"has activation '{node['kind']}'; known: {', '.join(ACTIVATIONS)}"
+    for attr, value in node.attrs.items():
+        if attr in _BITS:
+            if value != FLOAT_BITS and value not in _BITS[attr]:
+                return f"has {attr}={value}; known: {', '.join(map(str, _BITS[attr]))} and {FLOAT_BITS} (float)"
+        elif attr in _POSITIVE and (not isinstance(value, int) or value < 1):
+            return f"has {attr}={value!r}, which is not a positive integer"
+    return ""

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from searchspaces.fakequant import ActivationQuantizer, WeightQuantizer, set_mode
 from searchspaces.graph import Graph, Node
 from searchspaces.ops import FLOAT_BITS, LEAKY_SLOPE, GraphError
+from searchspaces.quantizers import floated
+from searchspaces.rewrite import merge_rep
 from searchspaces.weights import Weights
 
 BN_MOMENTUM = 0.03
@@ -53,7 +55,11 @@ class _Weighted(nn.Module):
             return F.linear(x, w, self.bias)
         if node.op == "conv_transpose2d":
             return F.conv_transpose2d(x, w, self.bias, node["stride"])
-        return F.conv2d(x, w, self.bias, node.get("stride", 1), node.get("padding", 0), groups=node.get("groups", 1))
+        stride = node.get("stride", 1)
+        if node["kernel"] == 1 < stride and not node.get("padding"):
+            # The same sums.  torch 2.13's float32 weight gradient of this conv in channels_last writes outside its memory.
+            x, stride = x[..., ::stride, ::stride], 1
+        return F.conv2d(x, w, self.bias, stride, node.get("padding", 0), groups=node.get("groups", 1))
 
 
 class _Scale(nn.Module):
@@ -198,7 +204,7 @@ class GraphModule(nn.Module):
                     raise GraphError(f"no weights '{node.name}.{param}'")
                 if array.shape != tuple(tensor.shape):
                     raise GraphError(f"weights '{node.name}.{param}' have shape {array.shape}; this net needs {tuple(tensor.shape)}")
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)).view(tensor.shape))
             if isinstance(layer, _Weighted) and layer.quantizer is not None and (node, "weight_scale") in weights:
                 layer.quantizer.log_scale.copy_(torch.from_numpy(np.log(weights[node, "weight_scale"])))
             if node.op == "quantize" and (node, "scale") in weights:
@@ -235,3 +241,16 @@ def to_torch(graph: Graph, weights: Weights | None = None) -> GraphModule:
     if weights is not None:
         module.load(weights)
     return module
+
+
+@torch.no_grad()
+def merged_start(graph: Graph, images: Tensor) -> tuple[Graph, Weights]:
+    """The graph with its rep branches merged and float weights for it: random ones (torch's global seed decides), batch-norm statistics
+    those of `images` (N, 3, H, W).  What is trained quantized is merged, and a merged kernel rounds far worse than its branches.
+    """
+    model = to_torch(floated(graph))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(images)
+    return merge_rep(graph, model.weights())

@@ -26,6 +26,10 @@ class GraphError(ValueError):
     """A graph that no interpreter could run: names the node, what was found and what would work."""
 
 
+def _none(shapes: list[Shape], attrs: Attrs) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One operator.  `required` and `optional` are attribute names; `shape`, `params` and `macs` take (input shapes, attrs)."""
@@ -35,8 +39,8 @@ class Op:
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     inputs: tuple[int, int] = (1, 1)  # fewest and most inputs
-    params: Callable[[list[Shape], Attrs], int] = lambda shapes, attrs: 0
-    macs: Callable[[list[Shape], Attrs], int] = lambda shapes, attrs: 0
+    params: Callable[[list[Shape], Attrs], int] = _none
+    macs: Callable[[list[Shape], Attrs], int] = _none
 
 
 def _spatial(size: int, kernel: int, stride: int, padding: int) -> int:
@@ -49,10 +53,10 @@ def _conv_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     groups, channels = attrs.get("groups", 1), attrs["channels"]
     if c % groups or channels % groups:
         raise GraphError(f"{c} input and {channels} output channels do not divide into {groups} groups")
-    out = (channels, _spatial(h, kernel, stride, padding), _spatial(w, kernel, stride, padding))
-    if min(out) < 1:
+    h_out, w_out = _spatial(h, kernel, stride, padding), _spatial(w, kernel, stride, padding)
+    if channels < 1 or h_out < 1 or w_out < 1:
         raise GraphError(f"kernel {kernel} with padding {padding} does not fit a {h}x{w} map")
-    return out
+    return channels, h_out, w_out
 
 
 def _conv_params(shapes: list[Shape], attrs: Attrs) -> int:
@@ -75,7 +79,7 @@ def _transposed_macs(shapes: list[Shape], attrs: Attrs) -> int:
 
 
 def _same(shapes: list[Shape], attrs: Attrs) -> Shape:
-    if any(shape != shapes[0] for shape in shapes):
+    if len(shapes) > 1 and any(shape != shapes[0] for shape in shapes):
         raise GraphError(f"shapes differ: {', '.join(map(str, shapes))}")
     return shapes[0]
 
@@ -134,7 +138,7 @@ OPS: dict[str, Op] = {
            params=_conv_params, macs=_transposed_macs),
         Op("linear", lambda shapes, attrs: (*shapes[0][:-1], attrs["features"]), ("features",), ("bias", "wbits", *_FUSED),
            params=lambda shapes, attrs: attrs["features"] * (shapes[0][-1] + bool(attrs.get("bias"))), macs=_linear_macs),
-        Op("batchnorm", _same, ("eps",), ("abits",), params=lambda shapes, attrs: 2 * shapes[0][0]),
+        Op("batchnorm", _same, ("eps",), _FUSED, params=lambda shapes, attrs: 2 * shapes[0][0]),
         Op("activation", _same, ("kind",), _FUSED),
         Op("add", _same, (), ("rep", *_FUSED), inputs=_MANY),
         Op("mul", _same, (), _FUSED, inputs=(2, 2)),
@@ -158,3 +162,4 @@ OPS: dict[str, Op] = {
 
 PASS_THROUGH = frozenset({"concat", "slice", "upsample", "maxpool", "flatten"})  # these hand codes on unchanged
 WEIGHTED = frozenset({"conv2d", "conv_transpose2d", "linear"})
+COUNTED = frozenset(op.name for op in OPS.values() if (op.params, op.macs) != (_none, _none))  # these have parameters or do MACs

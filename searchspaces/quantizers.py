@@ -8,12 +8,12 @@ the inputs and outputs of everything that only hands codes on.  What dfl_decode 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 from searchspaces.graph import Graph, Node, Ref
 from searchspaces.ops import FLOAT_BITS, NON_NEGATIVE, PASS_THROUGH, WEIGHTED
 
-_CHAIN = frozenset({"batchnorm", "activation", "scale"})  # these end up inside the node they read
+_AFFINE = frozenset({"batchnorm", "scale"})  # these end up inside the weighted node they read, and run alone behind anything else
 _FLOAT_ONLY = frozenset({"dfl_decode", "nms", "softmax", "matmul", "layernorm"})
 IMAGE_BITS, IMAGE_SCALE = 8, 1 / 255  # an image is codes already: uint8 RGB
 
@@ -22,10 +22,10 @@ def quantized(graph: Graph) -> Graph:
     """The graph with quantize nodes where bit-widths are below 32; the same graph where none is."""
     if all(node.get("abits", FLOAT_BITS) == FLOAT_BITS for node in graph):
         return graph
-    ends = [node for node in graph if node.op not in PASS_THROUGH and _is_chain_end(graph, node)]
-    groups = _groups(graph, {node.name for node in ends})
+    ends = {node.name: node for node in graph if node.op not in PASS_THROUGH and _is_chain_end(graph, node)}
+    groups = _groups(graph, ends)
     need = _needs(graph, groups)
-    asymmetric = _signed_groups(graph, ends, groups)
+    asymmetric = _signed_groups(ends, groups)
 
     nodes: list[Node] = []
     codes: dict[Ref, Ref] = {}  # float tensor -> the tensor that holds its codes
@@ -43,12 +43,11 @@ def quantized(graph: Graph) -> Graph:
             nodes.append(Node(f"{name}.a{bits}", "quantize", (source,), attrs, graph[name].shape))
         return narrow[source, bits]
 
-    end_names = {node.name for node in ends}
     for node in graph:
-        bits = node["abits"] if node.op in WEIGHTED else FLOAT_BITS
-        nodes.append(replace(node, inputs=tuple(read(name, bits) for name in node.inputs)))
+        bits = node.attrs["abits"] if node.op in WEIGHTED else FLOAT_BITS
+        nodes.append(node if groups.keys().isdisjoint(node.inputs) else node.reading(tuple([read(name, bits) for name in node.inputs])))
         group = groups.get(node.name)
-        if group is not None and need[group] < FLOAT_BITS and node.name in end_names:
+        if group is not None and need[group] < FLOAT_BITS and node.name in ends:
             nodes.append(Node(f"{node.name}.q", "quantize", (node.name,), _attrs(node, group, need[group], asymmetric), node.shape))
             codes[node.name] = f"{node.name}.q"
     return Graph(tuple(nodes), tuple(codes.get(name, name) for name in graph.outputs))
@@ -56,7 +55,7 @@ def quantized(graph: Graph) -> Graph:
 
 def floated(graph: Graph) -> Graph:
     """The graph without bit-widths: what is trained before quantization-aware training, under the same node names."""
-    return graph.edited({n.name: replace(n, attrs={k: v for k, v in n.attrs.items() if k not in ("wbits", "abits")}) for n in graph})
+    return graph.edited({node.name: node.without("wbits", "abits") for node in graph})
 
 
 def _attrs(node: Node, group: str, bits: int, asymmetric: set[str]) -> dict:
@@ -66,12 +65,17 @@ def _attrs(node: Node, group: str, bits: int, asymmetric: set[str]) -> dict:
 
 
 def _is_chain_end(graph: Graph, node: Node) -> bool:
-    """False where the only reader belongs to the same fused operator: conv -> batch-norm -> activation."""
+    """False where the only reader belongs to the same fused operator: conv -> batch-norm -> activation, or a branch of a rep sum."""
     readers = graph.readers(node.name)
-    return not (len(readers) == 1 and (readers[0].op in _CHAIN or readers[0].get("rep")))
+    if len(readers) != 1:
+        return True
+    (reader,) = readers
+    if reader.op == "activation":
+        return node.op == "activation"
+    return not (reader.attrs.get("rep") or (reader.op in _AFFINE and node.op in WEIGHTED))
 
 
-def _groups(graph: Graph, ends: set[Ref]) -> dict[Ref, str]:
+def _groups(graph: Graph, ends: Mapping[Ref, Node]) -> dict[Ref, str]:
     """Tensor -> quantizer, by union over everything that hands codes on; float tensors are absent."""
     parent: dict[Ref, Ref] = {}
 
@@ -82,15 +86,13 @@ def _groups(graph: Graph, ends: set[Ref]) -> dict[Ref, str]:
         return name
 
     for node in graph:
-        if node.op in _FLOAT_ONLY or any(name not in parent for name in node.inputs if node.op in PASS_THROUGH):
-            continue
-        readers = graph.readers(node.name)
-        if node.op not in PASS_THROUGH and (node.name not in ends or all(r.op in _FLOAT_ONLY for r in readers)):
-            continue
-        parent[node.name] = node.name
         if node.op in PASS_THROUGH:
-            for name in node.inputs:
-                parent[find(node.name)] = find(name)
+            if parent.keys() >= set(node.inputs):
+                parent[node.name] = node.name
+                for name in node.inputs:
+                    parent[find(node.name)] = find(name)
+        elif node.name in ends and node.op not in _FLOAT_ONLY and not _FLOAT_ONLY.issuperset([r.op for r in graph.readers(node.name)]):
+            parent[node.name] = node.name
     return {name: find(name) for name in parent}
 
 
@@ -98,18 +100,16 @@ def _needs(graph: Graph, groups: dict[Ref, str]) -> dict[str, int]:
     """Bits of each quantizer: the most that any reader needs.  A sum needs the bits of its own stage."""
     need: dict[str, int] = dict.fromkeys(groups.values(), 0)
     for node in graph:
-        if node.op in PASS_THROUGH:
-            continue
-        for name in node.inputs:
+        for name in () if node.op in PASS_THROUGH else node.inputs:
             if name in groups:
-                need[groups[name]] = max(need[groups[name]], node.get("abits", FLOAT_BITS))
+                need[groups[name]] = max(need[groups[name]], node.attrs.get("abits", FLOAT_BITS))
     return {group: bits or FLOAT_BITS for group, bits in need.items()}
 
 
-def _signed_groups(graph: Graph, ends: list[Node], groups: dict[Ref, str]) -> set[str]:
+def _signed_groups(ends: Mapping[Ref, Node], groups: dict[Ref, str]) -> set[str]:
     """Quantizers that some tensor may enter with negative values."""
     signed = set()
-    for node in ends:
+    for node in ends.values():
         if node.name not in groups or node.op == "input":
             continue
         if not (node.op == "activation" and node["kind"] in NON_NEGATIVE):

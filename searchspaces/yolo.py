@@ -1,4 +1,5 @@
-"""The joint space `yolo`: backbone block, neck, depths, widths, resolution, activations and bit-widths of one detector.
+"""The joint space `yolo`: blocks, downsampling, pooling and neck of all YOLO families, depths, widths, resolution, activations and
+bit-widths of one detector.
 
 YOLOv8n is a point of it (tests count its parameters); bits are a gene per stage, the stem and the last 1x1 stay at 8.
 """
@@ -6,11 +7,12 @@ YOLOv8n is a point of it (tests count its parameters); bits are a gene per stage
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from searchspaces.blocks import BLOCKS, conv_bn_act, sppf
+from searchspaces.blocks import BLOCKS, POOLINGS, conv_bn_act, pool_down, repvgg
 from searchspaces.graph import Builder, Graph, Ref
 from searchspaces.heads import yolov8_head
-from searchspaces.necks import fpn, pan
+from searchspaces.necks import Levels, bifpn, darknet_fpn, fpn, lateral_pan, pan, reduced_pan
 from searchspaces.ops import FLOAT_BITS
 from searchspaces.space import Arch, Choice, Space
 
@@ -19,6 +21,10 @@ PRECISIONS = ("w8a8", "w4a8", "w4a4", "w2a8", "w2a4", "w2a2", "w1a2", "w1a1")
 STAGES = (1, 2, 3, 4)  # strides 4, 8, 16, 32
 WIDTHS = {1: (16, 24, 32, 48, 64), 2: (32, 48, 64, 96, 128), 3: (48, 64, 96, 128, 192, 256), 4: (64, 96, 128, 192, 256, 384, 512)}
 PARTS = ("stage1", "stage2", "stage3", "stage4", "neck", "head")
+NECKS = ("pan", "fpn", "reduced_pan", "lateral_pan", "bifpn", "darknet_fpn")
+UPWARD = ("pan", "reduced_pan", "lateral_pan", "bifpn")  # these lead back up, through blocks of pan.depth
+HALVED = frozenset({"sppcsp", "sppcspc"})  # poolings that are as wide inside as outside: half the stage's width, as in their papers
+DOWNS = ("conv", "repvgg", "pool")
 EDGE_BITS = 8  # the stem and the last 1x1: low bits there cost the most accuracy and save the least
 
 
@@ -35,45 +41,66 @@ def build_yolo(arch: Arch, classes: int) -> Graph:
     g = Builder()
     quantized = arch["stage1.precision"] != "fp32"
     edge = EDGE_BITS if quantized else FLOAT_BITS
-    block = BLOCKS[arch["backbone.block"]]
 
     with g.precision(edge, edge):
         image = g.input(3, arch["resolution"], arch["resolution"])
         with g.scope("stem"):
             x = conv_bn_act(g, image, arch["stem.width"], 3, stride=2, act=arch["stem.act"])
 
-    levels: list[Ref] = []
-    for stage in STAGES:
-        part = f"stage{stage}"
-        width, act = arch[f"{part}.width"], arch[f"{part}.act"]
-        with g.scope(part), g.precision(*bits(arch[f"{part}.precision"])):
-            x = conv_bn_act(g, x, width, 3, stride=2, act=act)
-            x = block(g, x, width, arch[f"{part}.depth"], act=act, shortcut=True)
-            if stage == STAGES[-1]:
-                x = sppf(g, x, width, act=act)
-        levels.append(x)
-
+    levels = _backbone(g, x, arch)
     with g.scope("neck"), g.precision(*bits(arch["neck.precision"])):
-        outs = _neck(g, arch, (levels[1], levels[2], levels[3]))
+        outs = _neck(g, arch, levels)
     with g.scope("head"), g.precision(*bits(arch["head.precision"])):
         decoded = yolov8_head(g, outs, classes, act=arch["head.act"], box_width=arch["head.box"],
                               class_width=max(arch["head.cls"], min(classes, 100)), last_bits=edge)
     return g.graph(decoded)
 
 
-def _neck(g: Builder, arch: Arch, levels: tuple[Ref, Ref, Ref]) -> tuple[Ref, Ref, Ref]:
-    block, act = BLOCKS[arch["backbone.block"]], arch["neck.act"]
+def _backbone(g: Builder, x: Ref, arch: Arch) -> list[Ref]:
+    """The maps of the four stages, pooled at the top."""
+    block, pooling = BLOCKS[arch["backbone.block"]], arch["top"]
+    levels: list[Ref] = []
+    for stage in STAGES:
+        part = f"stage{stage}"
+        width, act = arch[f"{part}.width"], arch[f"{part}.act"]
+        with g.scope(part), g.precision(*bits(arch[f"{part}.precision"])):
+            x = _down(g, x, width, arch["backbone.down"], act)
+            x = block(g, x, width, arch[f"{part}.depth"], act=act, shortcut=True)
+            if stage == STAGES[-1] and pooling != "none":
+                x = POOLINGS[pooling](g, x, width // 2 if pooling in HALVED else width, act=act)
+        levels.append(x)
+    return levels
 
-    def fuse(g: Builder, x: Ref, channels: int) -> Ref:
-        return block(g, x, channels, arch["neck.depth"], act=act, shortcut=False)
 
-    def fuse_up(g: Builder, x: Ref, channels: int) -> Ref:
-        return block(g, x, channels, arch["pan.depth"], act=act, shortcut=False)
+def _down(g: Builder, x: Ref, channels: int, kind: str, act: str) -> Ref:
+    """Half the size at stride 2, `channels` out."""
+    if kind == "repvgg":
+        return repvgg(g, x, channels, stride=2, act=act)
+    return pool_down(g, x, channels // 2, act=act) if kind == "pool" else conv_bn_act(g, x, channels, 3, stride=2, act=act)
 
-    def down(g: Builder, x: Ref, channels: int) -> Ref:
-        return conv_bn_act(g, x, channels, 3, stride=2, act=act)
 
-    return pan(g, levels, fuse, fuse_up, down) if arch["neck"] == "pan" else fpn(g, levels, fuse)
+def _neck(g: Builder, arch: Arch, levels: list[Ref]) -> Levels:
+    neck, act = arch["neck"], arch["neck.act"]
+    p2, p3, p4, p5 = levels
+    w3, w4, w5 = (arch[f"stage{stage}.width"] for stage in STAGES[1:])
+    if neck == "darknet_fpn":
+        return darknet_fpn(g, (p3, p4, p5), (w3, w4, w5), arch["neck.depth"], act=act)
+    block = partial(BLOCKS[arch["neck.block"]], act=act, shortcut=False)
+    fuse = partial(block, repeats=arch["neck.depth"])
+    if neck == "fpn":
+        return fpn(g, (p3, p4, p5), fuse)
+    fuse_up, down = partial(block, repeats=arch["pan.depth"]), partial(_down, kind=arch["neck.down"], act=act)
+    if neck == "bifpn":
+        return bifpn(g, (p2, p3, p4, p5), (w3 // 2, w4 // 2, w5 // 2), fuse, fuse_up, down, act=act)
+    if neck == "reduced_pan":
+        return reduced_pan(g, (p3, p4, p5), (w3, w4, w5), fuse, fuse_up, down, act=act)
+    if neck == "pan":
+        return pan(g, (p3, p4, p5), fuse, fuse_up, down)
+
+    def out(g: Builder, x: Ref, channels: int) -> Ref:
+        return repvgg(g, x, channels, act=act) if arch["neck.out"] == "repvgg" else conv_bn_act(g, x, channels, 3, act=act)
+
+    return lateral_pan(g, (p3, p4, p5), (w3, w4, w5), fuse, fuse_up, down, out, act=act)
 
 
 YOLO = Space(
@@ -81,14 +108,19 @@ YOLO = Space(
     choices=(
         Choice("resolution", tuple(range(96, 481, 32))),
         Choice("backbone.block", tuple(BLOCKS)),
-        Choice("neck", ("pan", "fpn")),
+        Choice("backbone.down", DOWNS),
+        Choice("top", (*POOLINGS, "none")),
+        Choice("neck", NECKS),
+        Choice("neck.block", tuple(BLOCKS), when=("neck", tuple(neck for neck in NECKS if neck != "darknet_fpn"))),
+        Choice("neck.down", DOWNS, when=("neck", UPWARD)),
+        Choice("neck.out", ("conv", "repvgg"), when=("neck", ("lateral_pan",))),
         Choice("stem.width", (8, 16, 24, 32)),
         Choice("stem.act", ACTS),
         *(Choice(f"stage{s}.width", WIDTHS[s]) for s in STAGES),
         *(Choice(f"stage{s}.depth", (1, 2, 3)) for s in STAGES),
         *(Choice(f"stage{s}.act", ACTS) for s in STAGES),
         Choice("neck.depth", (1, 2, 3)),
-        Choice("pan.depth", (1, 2, 3), when=("neck", ("pan",))),
+        Choice("pan.depth", (1, 2, 3), when=("neck", UPWARD)),
         Choice("neck.act", ACTS),
         Choice("head.box", (32, 48, 64)),
         Choice("head.cls", (32, 48, 64, 96, 128)),

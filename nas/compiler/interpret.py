@@ -7,7 +7,6 @@ integer arithmetic: this is what passes and plans are held against.  Slow and pl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -46,7 +45,7 @@ def evaluate(node: Node, weights: Weights, x: Sequence[Array]) -> Array:
 
 def without_quantizer(node: Node) -> Node:
     """The node with its output still real: what a quantized output is the nearest code of."""
-    return replace(node, attrs={k: v for k, v in node.attrs.items() if k not in ("quant", "out_bits")})
+    return node.without("quant", "out_bits")
 
 
 def _fused(node: Node, weights: Weights, y: Array) -> Array:

@@ -16,7 +16,7 @@ from hwmodels.layout import ON_HOST
 from hwmodels.memory import arena
 from nas.compiler.errors import CompilerError
 from nas.compiler.grids import Grid, grids_of
-from nas.compiler.passes import out_axis
+from nas.compiler.passes import affine_as_conv, out_axis
 from nas.compiler.requant import ADD_LIMIT, LINEAR, code_table, requant, sum_linear, to_float
 from nas.runtime.plan import Instruction, Metadata, Plan, Requant, Tensor
 from nas.runtime.verify import verify
@@ -219,6 +219,7 @@ LOWER: dict[str, Callable[[_Lowering, Node], None]] = {
 
 def lower(graph: Graph, weights: Weights, *, classes: Sequence[str] = (), provenance: Mapping[str, object] | None = None) -> Plan:
     """The Plan of a graph in deploy form, verified; raises CompilerError naming the node that cannot run."""
+    graph, weights = affine_as_conv(graph, weights)
     low = _Lowering(graph, weights)
     memory = arena(graph)
     low.offsets = memory.offsets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,8 @@ def affine_as_conv(graph: Graph, weights: Weights) -> tuple[Graph, Weights]:
             gain, shift = norm_affine(weights, node)
         else:
             gain, shift = np.full(channels, weights[node, "value"].item()), np.zeros(channels)
-        attrs = {"channels": channels, "kernel": 1, "stride": 1, "padding": 0, "groups": channels, "bias": True}
+        fused = {name: node[name] for name in ("act", "quant", "out_bits") if name in node.attrs}
+        attrs = {"channels": channels, "kernel": 1, "stride": 1, "padding": 0, "groups": channels, "bias": True, **fused}
         if bits < FLOAT_BITS:
             attrs |= {"wbits": 1, "abits": bits}
             arrays[node, "weight"] = np.ones((channels, 1, 1, 1), np.int8)
@@ -89,13 +89,12 @@ def split_float_quantize(graph: Graph, weights: Weights) -> tuple[Graph, Weights
     arrays: dict = {}
     renamed: dict[Ref, Ref] = {}
     for node in graph:
-        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        node = node.reading(tuple(renamed.get(name, name) for name in node.inputs))
         nodes.append(node)
         if "quant" not in node.attrs or not node.inputs or any(graph.code_bits[name] < FLOAT_BITS for name in graph[node.name].inputs):
             continue
-        attrs = {k: v for k, v in node.attrs.items() if k not in ("quant", "out_bits")}
         renamed[node.name] = f"{node.name}.q"
-        nodes[-1] = replace(node, attrs=attrs)
+        nodes[-1] = node.without("quant", "out_bits")
         nodes.append(Node(f"{node.name}.q", "quantize", (node.name,), {"bits": node["out_bits"], "group": node["quant"]}, node.shape))
         for param in ("scale", "zero_point"):
             arrays[f"{node.name}.q", param] = weights[f"quant.{node['quant']}", param]

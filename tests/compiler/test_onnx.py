@@ -12,7 +12,7 @@ from nas.compiler.grids import grids_of
 from nas.compiler.interpret import evaluate, without_quantizer
 from nas.compiler.onnx import BIAS_STEP, export, to_onnx
 from nas.runtime import decode
-from searchspaces import Builder, Graph
+from searchspaces import Builder, Graph, yolobench
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg, sppf
 from searchspaces.heads import yolov8_head
 from searchspaces.quantizers import floated, quantized
@@ -61,6 +61,15 @@ def test_an_fp32_model_gives_the_decoded_boxes_of_each_image(weights_of, act):
     for k, image in enumerate(images()):
         wanted_boxes, wanted_scores = meant(graph, weights, image)
         assert np.abs(boxes[k] - wanted_boxes).max() < 1e-3 and np.abs(scores[k] - wanted_scores).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", yolobench.FAMILIES)
+def test_an_fp32_model_of_every_family_gives_the_decoded_boxes(weights_of, family):
+    graph = yolobench.detector(yolobench.Name(family, 0.33, 0.0625, 64), 3)
+    weights, image = weights_of(graph), np.random.default_rng(4).uniform(size=(3, 64, 64)).astype(np.float32)
+    boxes, scores = session(to_onnx(graph, weights, classes=CLASSES), optimized=True).run(None, {"images": image[None]})
+    wanted_boxes, wanted_scores = meant(graph, weights, image)
+    assert np.abs(boxes[0] - wanted_boxes).max() < 0.1 and np.abs(scores[0] - wanted_scores).max() < 5e-3
 
 
 def tensors(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:

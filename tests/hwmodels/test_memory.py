@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwmodels.layout import ON_HOST
-from hwmodels.memory import ALIGNMENT, Block, arena, bound, place
+from hwmodels.memory import ALIGNMENT, Block, arena, block, live_bytes, place
 from searchspaces import YOLO, Builder, Graph
+from searchspaces.graph import verify
 from searchspaces.quantizers import quantized
-from searchspaces.rewrite import deployed
+from searchspaces.rewrite import DEPLOY, deployed
 from searchspaces.yolo import with_precisions
 
 
@@ -110,6 +111,16 @@ def tangles(draw):
 
 
 @given(tangles())
+@settings(max_examples=100, deadline=None)
+def test_a_tangle_is_deployed_in_one_sweep_as_pass_by_pass(graph):
+    stepwise = quantized(graph)
+    for deploy_pass in DEPLOY:
+        stepwise, _ = deploy_pass(stepwise)
+        verify(stepwise, after=deploy_pass.__name__)
+    assert deployed(quantized(graph)) == stepwise
+
+
+@given(tangles())
 @settings(max_examples=150, deadline=None)
 def test_any_tangle_of_slices_and_concats_finds_its_tensors_intact(graph):
     replay(graph)
@@ -137,10 +148,10 @@ def test_a_misaligned_piece_is_copied_and_so_named():
 
 def test_the_peak_of_yolo_nets_is_the_live_set_for_most_and_near_it_for_all():
     rng = np.random.default_rng(0)
-    plans = [arena(deployed(quantized(YOLO.build(YOLO.sample(rng), 10)))) for _ in range(60)]
+    plans = [arena(deployed(quantized(YOLO.build(YOLO.sample(rng), 10)))) for _ in range(300)]
     excess = np.array([plan.peak_bytes / plan.bound_bytes for plan in plans])
     assert (excess >= 1).all() and excess.max() < 1.12
-    assert (excess <= 1.05).mean() >= 0.95 and (excess == 1).mean() >= 0.8
+    assert (excess <= 1.001).mean() >= 0.98 and (excess == 1).mean() >= 0.8
 
 
 @st.composite
@@ -153,7 +164,7 @@ def puzzles(draw):
         parts = [(0, size, birth, birth + draw(st.integers(0, 4)))]
         if draw(st.booleans()):
             parts.append((size, size + ALIGNMENT * draw(st.integers(1, 3)), birth + draw(st.integers(0, 3)), birth + 4))
-        blocks.append(Block(tuple(parts)))
+        blocks.append(block(parts))
     return blocks
 
 
@@ -180,8 +191,8 @@ def overlap(a: Block, at: int, b: Block, bt: int) -> bool:
 @given(puzzles())
 @settings(max_examples=150, deadline=None)
 def test_small_arenas_are_placed_as_brute_force_would(blocks):
-    starts = place(blocks)
+    starts = place(blocks, live_bytes(blocks))
     assert all(start % ALIGNMENT == 0 and start >= 0 for start in starts)
     assert not any(overlap(blocks[i], starts[i], blocks[j], starts[j]) for i in range(len(blocks)) for j in range(i))
     peak = max(start + block.size for start, block in zip(starts, blocks))
-    assert bound(blocks) <= peak == best_by_brute_force(blocks)
+    assert max(live_bytes(blocks)) <= peak == best_by_brute_force(blocks)
