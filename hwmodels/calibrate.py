@@ -26,7 +26,8 @@ from searchspaces.yolo import YOLO, with_precisions
 
 CLASSES = 10
 NETS = 24
-POOL = 160  # random networks from which the set is picked
+POOL = 144  # random networks from which the set is picked: three of each kind of neck at each of eight precisions
+TRIES = 30  # draws of a network until one is small enough
 LARGEST_MACS = 600e6  # of one network, so that measuring the set stays below a minute
 
 
@@ -43,9 +44,7 @@ def calibration_graphs(precisions: Sequence[str], seed: int = 0, nets: int = NET
 
     Picked greedily from a random pool: each next network is the one that adds most to the features seen least so far.
     """
-    rng = np.random.default_rng(seed)
-    space = with_precisions(YOLO, precisions)
-    pool = [graph for graph in (_deployed(space, rng) for _ in range(POOL)) if workload(graph).macs <= LARGEST_MACS]
+    pool = _pool(with_precisions(YOLO, precisions), np.random.default_rng(seed))
     held = [_counts(graph) for graph in pool]
     seen: dict[str, int] = {}
     chosen: list[Graph] = []
@@ -58,8 +57,23 @@ def calibration_graphs(precisions: Sequence[str], seed: int = 0, nets: int = NET
     return chosen
 
 
-def _deployed(space: Space, rng: np.random.Generator) -> Graph:
-    return deployed(quantized(space.build(space.sample(rng), CLASSES)))
+def _pool(space: Space, rng: np.random.Generator) -> list[Graph]:
+    """Deployed random networks of at most LARGEST_MACS, with every pair of neck and neck precision in turn: some operators stand in
+    one kind of neck alone, once or twice.
+    """
+    names = [choice.name for choice in space.choices]
+    neck, precision = names.index("neck"), names.index("neck.precision")
+    pool = []
+    for place in range(POOL):
+        genes = space.sample_genes(rng, TRIES)
+        genes[:, neck] = place % space.sizes[neck]
+        genes[:, precision] = place // space.sizes[neck] % space.sizes[precision]
+        for row in space.canonical(genes):
+            graph = deployed(quantized(space.build(space.decode(row), CLASSES)))
+            if workload(graph).macs <= LARGEST_MACS:
+                pool.append(graph)
+                break
+    return pool
 
 
 def _counts(graph: Graph) -> dict[str, int]:
@@ -77,6 +91,10 @@ def random_weights(graph: Graph, seed: int = 0) -> Weights:
     for node in graph.nodes:
         if node.op in WEIGHTED:
             arrays |= _weighted(graph, node, rng)
+        elif node.op == "batchnorm":
+            arrays |= {(node, param): np.ones(node.shape[0], np.float32) for param in ("gamma", "beta", "mean", "var")}
+        elif node.op == "scale":
+            arrays[node, "value"] = np.float32(1)
         bits = node.get("bits") if node.op == "quantize" else node.get("out_bits", FLOAT_BITS)
         if bits < FLOAT_BITS:
             key = node.name if node.op == "quantize" else f"quant.{node['quant']}"

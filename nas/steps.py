@@ -156,9 +156,9 @@ def measure_local(progress: Progress) -> dict[str, Any]:
 
 
 def list_devices() -> list[dict[str, Any]]:
-    from hwmodels.device import devices
+    from hwmodels.device import known
 
-    rows = [{"device": d.name, "board": d.board, "runtime": d.runtime, "precisions": ", ".join(d.precisions)} for d in devices().values()]
+    rows = [{"device": d.name, "board": d.board, "runtime": d.runtime, "precisions": ", ".join(d.precisions)} for d in known().values()]
     return [{"device": "local", "board": "this machine", "runtime": "edgenas", "precisions": "measured at first use"}, *rows]
 
 
@@ -169,33 +169,7 @@ def show_device(name: str, progress: Progress) -> dict[str, Any]:
 
 
 def device_rows(device: Any) -> dict[str, Any]:
-    return {key: value for key, value in msgspec.to_builtins(device).items() if value not in ({}, (), [], None, "")}
-
-
-def list_proxies() -> list[dict[str, Any]]:
-    from proxies import BROKEN_PLUGINS, PROXIES
-
-    rows = [{"proxy": p.name, "higher_is_better": p.higher_is_better, "summary": p.summary, "source": p.source} for p in PROXIES.values()]
-    return rows + [{"proxy": name, "summary": f"not loaded: {reason}"} for name, reason in BROKEN_PLUGINS.items()]
-
-
-def score_proxies(genes: Path | None, data: str, names: str, seeds: int) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from nas.data import load
-    from nas.job import probe_images
-    from proxies import BROKEN_PLUGINS, PROXIES, find, probe, score
-
-    space = space_named("yolo")
-    arch = read_genes(genes, space) if genes else space.sample(np.random.default_rng(0))
-    dataset = load(data)
-    look = probe(list(probe_images(dataset)), int(arch["resolution"]), classes=len(dataset.classes))
-    graph = space.build(arch, len(dataset.classes))
-    rows = []
-    for name in names.split(",") if names else PROXIES:
-        found = score(find(name.strip(), PROXIES, BROKEN_PLUGINS), graph, look, seeds=range(seeds))
-        rows.append({"proxy": name, "value": found.value, "noise": found.noise, "seconds": found.seconds, "error": found.error or ""})
-    return rows
+    return {key: value for key, value in device.facts().items() if value not in ({}, (), [], None, "")}
 
 
 def doctor() -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nas.cli.common import Json, Verbose, group, show
+from nas.cli.common import Json, JsonFile, Seed, Verbose, group, progress, show, write
 
 app = group("Measurements side by side, in one alternating run.")
+
+Tables = Annotated[Path, typer.Option(help="Folder of the YOLOBench tables (CSV).")]
 
 
 @app.command("model")
@@ -22,3 +25,63 @@ def bench_model(
     from nas.bench.model import bench
 
     show(bench(size, seconds), json_)
+
+
+@app.command("yolobench")
+def bench_yolobench(
+    tables: Tables,
+    proxies: Annotated[str, typer.Option(help="Names, separated by commas, or 'all' (hours).")] = "nwot_conv",
+    models: Annotated[int, typer.Option(help="Networks that each proxy scores at their own resolution.")] = 140,
+    out: Annotated[Path | None, typer.Option(help="Folder for the picture of the fronts.")] = None,
+    seed: Seed = 0,
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """How well proxies rank, predictors time and the toolkit selects 968 measured detectors, beside the counting baselines."""
+    from nas.bench.yolobench import run
+
+    write(run(tables, proxies=_names(proxies), models=models, out=out, seed=seed, progress=progress()), json_)
+
+
+@app.command("search")
+def bench_search(
+    tables: Tables,
+    searchers: Annotated[str, typer.Option(help="Names, separated by commas; default: ours and every peer installed.")] = "",
+    devices: Annotated[str, typer.Option(help="Names, separated by commas; default: the protocol's six.")] = "",
+    data: Annotated[str, typer.Option(help="Data sets, separated by commas: voc-scratch, voc, coco, sku110k, widerface.")] = "voc-scratch",
+    latency: Annotated[str, typer.Option(help="known, predicted (from 20 measured networks), or both with a comma.")] = "known",
+    seeds: Annotated[int, typer.Option(help="Searches over which the median is taken.")] = 50,
+    budget: Annotated[int, typer.Option(help="Accuracies after which a search ends.")] = 1000,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """How many trainings each searcher needs on tables of measured detectors, ours beside pymoo, Optuna and NNI."""
+    from nas.bench.search import DEVICES, run
+    from nas.bench.tables import load
+
+    shown = progress()
+    found = run(load(tables), searchers=_names(searchers) or None, devices=_names(devices) or DEVICES, data=_names(data),
+                latencies=_names(latency), seeds=seeds, budget=budget, workers=workers, note=shown.say)  # fmt: skip
+    write(found, json_)
+
+
+@app.command("scale")
+def bench_scale(
+    candidates: Annotated[int, typer.Option(help="Random networks of the joint space.")] = 10_000,
+    device: Annotated[str, typer.Option(help="A name from `edgenas devices list`, or a device file.")] = "raspi4-edgenas",
+    seed: Seed = 0,
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """What one core needs to cost random candidates: latency, RAM, flash and counts, part by part."""
+    from hwmodels.device import load
+    from nas.bench.scale import run
+
+    with progress().task("candidates", candidates) as task:
+        found = run(load(device), candidates, seed, lambda done: task.advance(1))
+    write(found, json_)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

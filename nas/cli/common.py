@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ DONE, CHECK_FAILED, BAD_INPUT, NOTHING_FITS, INTERRUPTED = 0, 1, 2, 3, 130
 
 Data = Annotated[str, typer.Option(help="VOC folder, YOLO data.yaml, COCO JSON, or 'digits' (embedded).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show a traceback where something fails.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of each finalist, quantized ones included.")]
@@ -28,6 +30,13 @@ def show(result: Any, as_json: bool) -> None:
     from nas.report.text import render
 
     print(json.dumps(result, default=str)) if as_json else render(result)
+
+
+def write(result: Any, path: Path | None) -> None:
+    """Show a result of many rows by its own text, and keep it as JSON where a file is named."""
+    print(result.text())
+    if path is not None:
+        path.write_text(json.dumps(result.json(), indent=1) + "\n", encoding="utf-8")
 
 
 def finish(run: Any, as_json: bool) -> None:

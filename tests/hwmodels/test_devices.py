@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwmodels import Device, DeviceError, OperatorTable, Workload, devices, load, workload
-from hwmodels.device import FOLDER
+from hwmodels.device import FOLDER, add, known
+from hwmodels.limits import priced
 from hwmodels.roofline import latency_ms
 from searchspaces import YOLO, Builder
 from searchspaces.quantizers import quantized
@@ -14,8 +15,8 @@ from searchspaces.yolo import PRECISIONS, with_precisions
 FILES = sorted(FOLDER.glob("*.toml"))
 
 
-def net(precisions, seed=0):
-    space = with_precisions(YOLO, precisions)
+def net(precisions, seed=0, device=None):
+    space = with_precisions(YOLO, precisions) if device is None else priced(YOLO, device)
     return workload(deployed(quantized(space.build(space.sample(np.random.default_rng(seed)), 4))))
 
 
@@ -26,7 +27,7 @@ def test_every_device_file_loads_has_sources_and_prices_its_precisions(path):
     assert set(device.precisions) <= {*PRECISIONS, "fp32"}
     assert all(len(source) > 10 for source in device.sources.values())
     for precision in device.precisions:
-        estimate = device.predict(net([precision]))
+        estimate = device.predict(net([precision], device=device if device.networks else None))
         assert 0 < estimate.low_ms <= estimate.mean_ms <= estimate.high_ms < 1e6
     assert device.arena_kib <= device.ram_kib
 
@@ -97,3 +98,69 @@ def test_a_fitted_device_refuses_what_was_never_measured():
     with pytest.raises(DeviceError, match=r"'stem.conv2d' \(conv2d.k3s2 w8a8\) was never measured .*; measured: no conv2d at all"):
         device.predict(net(["w8a8"]))
     assert device.predict(Workload(net(["w8a8"]).ops[:1])).mean_ms > 0
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGENAS_DEVICES", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+def copy(name, path, **changes):
+    text = (FOLDER / f"{name}.toml").read_text()
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    path.write_text(text)
+    return path
+
+
+def test_an_added_device_is_known_by_its_name(own, tmp_path):
+    path = copy("stm32h743-edgenas", tmp_path / "mine.toml", **{"stm32h743-edgenas": "my-board"})
+    assert add(path) == own / "my-board.toml"
+    assert load("my-board").name == "my-board" and "my-board" in known() and "my-board" not in devices()
+    with pytest.raises(DeviceError, match="exists already"):
+        add(path)
+    add(path, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("stm32h743-edgenas", "ships with the toolkit"), ("local", "cannot be used"), ("../up", "cannot be used"), ("", "cannot be used")],
+)
+def test_a_device_that_would_take_a_name_it_must_not_have_is_refused(name, says, own, tmp_path):
+    path = copy("stm32h743-edgenas", tmp_path / "mine.toml", **{'"stm32h743-edgenas"': f'"{name}"'})
+    with pytest.raises(DeviceError, match=says):
+        add(path)
+    assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("weight = 1.0", "weight = nan", "not finite"),
+        ('"log macs" =', '"log moon" =', "'log moon' is no amount and no trait"),
+        ("apart = ", "apart = -", "must be above 0"),
+        ("points = [\n[", "points = [\n[0.1, ", "do not match"),
+        ("[[networks.laws]]", "[[networks.lows]]", "lows"),
+    ],
+)
+def test_a_broken_fitted_device_is_refused_with_the_reason(before, after, says, tmp_path):
+    path = copy("raspi4-tflite-int8", tmp_path / "broken.toml", **{before: after})
+    with pytest.raises(DeviceError, match="broken.toml") as fault:
+        load(path)
+    assert says in str(fault.value)
+
+
+FITTED = [name for name, device in devices().items() if device.networks]
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_fitted_device_tells_how_wrong_it_is_and_where_it_is_from(name):
+    device = devices()[name]
+    assert {"mape", "within_10", "coverage_90", "networks"} <= device.errors.keys() and device.errors["networks"] > 500
+    assert "arXiv:2307.13901; Apache-2.0" in device.sources["networks"] and device.sources["errors"]
+    assert (FOLDER / f"{name}.toml").stat().st_size < 60_000
+    assert len(str(device.facts())) < 3000 and "silu" in device.facts()["networks"]["kinds"]
+    with pytest.raises(DeviceError, match=f"{name} prices .*, and the network has w4a4"):
+        device.predict(net(["w4a4"]))
