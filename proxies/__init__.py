@@ -7,14 +7,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxies.activation import nwot
+from proxies.activation import nwot, nwot_conv, swap
+from proxies.az_nas import az_complexity, az_expressivity, az_nas_rank, az_progressivity, az_trainability
 from proxies.core import Proxy, Score, catalog, find, plugins, proxy, score
 from proxies.counting import activation_elements, macs, params, resolution
+from proxies.entropy import entropy, meco
 from proxies.errors import ProxyError
-from proxies.probe import Probe, probe
+from proxies.gradient import fisher, grad_norm, grasp, jacob_cov, l2_norm, plain, snip, synflow, zico
+from proxies.probe import Probe, noise_probe, probe
 from proxies.sensitivity import quant_noise
 
-BUILT_IN = catalog(nwot, quant_noise, macs, params, activation_elements, resolution)
+BUILT_IN = catalog(
+    nwot_conv, nwot, swap, meco, entropy,
+    zico, synflow, snip, grasp, fisher, grad_norm, plain, jacob_cov, l2_norm,
+    az_expressivity, az_progressivity, az_trainability, az_complexity,
+    quant_noise, macs, params, activation_elements, resolution,
+)  # fmt: skip
 PROXIES: Mapping[str, Proxy]
 BROKEN_PLUGINS: Mapping[str, str]
 
@@ -29,6 +37,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "BROKEN_PLUGINS", "BUILT_IN", "PROXIES", "Probe", "Proxy", "ProxyError", "Score", "catalog", "find", "plugins", "probe",
-    "proxy", "score",
+    "BROKEN_PLUGINS", "BUILT_IN", "PROXIES", "Probe", "Proxy", "ProxyError", "Score", "az_nas_rank", "catalog", "find", "noise_probe",
+    "plugins", "probe", "proxy", "score",
 ]  # fmt: skip

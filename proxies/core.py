@@ -20,8 +20,11 @@ from typing import Any
 import torch
 
 from proxies.errors import ProxyError
+from proxies.loss import set_prior
 from proxies.probe import Probe
+from proxies.walk import channels_last
 from searchspaces import SPACES, Arch, Graph
+from searchspaces.fakequant import set_mode
 from searchspaces.module import GraphModule, to_torch
 from searchspaces.quantizers import floated, quantized
 
@@ -33,8 +36,8 @@ NEEDS = frozenset({"gradient", "graph", "bits"})
 class Proxy:
     """A proxy of the catalog.  `needs` decides what its function gets as first argument:
 
-    nothing      the float nn.Module in train mode, no gradients recorded
-    "gradient"   the same, gradients recorded
+    nothing      the float nn.Module in train mode (of one that has fake-quantizers, they are off), no gradients recorded
+    "gradient"   the same, gradients recorded; a detector's last biases are those that training starts from
     "bits"       the module with fake-quantizers where bits are below 32, in train mode
     "graph"      the Graph in training form; no torch module is built
     """
@@ -72,7 +75,7 @@ def proxy(*, higher_is_better: bool, needs: Iterable[str] = (), source: str) -> 
 @dataclass(frozen=True)
 class Score:
     """What one proxy says of one network: `value` is the mean over seeds, `noise` the standard deviation over them (0 for one
-    seed), `seconds` the time a seed took.  A failed score has an `error` and no value.
+    seed), `seconds` the processor time a seed took.  A failed score has an `error` and no value.
     """
 
     proxy: str
@@ -105,7 +108,7 @@ def score(proxy: Proxy, network: Graph | Arch | GraphModule, probe: Probe, seeds
     graph = network.graph if isinstance(network, GraphModule) else network
     seen = replace(probe.at(graph.of("input")[0].shape[-1]), scored=graph)
     values: list[float] = []
-    begin = time.perf_counter()
+    begin = time.process_time()
     for seed in seeds:
         try:
             value = _value(proxy, network, replace(seen, seed=seed))
@@ -113,11 +116,11 @@ def score(proxy: Proxy, network: Graph | Arch | GraphModule, probe: Probe, seeds
                 raise ProxyError(f"the value is {value}")
         except Exception as fault:  # a proxy is foreign code: whatever goes wrong in it is this candidate's failure
             reason = f"{proxy.name} (seed {seed}): {fault if isinstance(fault, ProxyError) else f'{type(fault).__name__}: {fault}'}"
-            return Score(proxy.name, None, None, (time.perf_counter() - begin) / (len(values) + 1), tuple(values), reason)
+            return Score(proxy.name, None, None, (time.process_time() - begin) / (len(values) + 1), tuple(values), reason)
         values.append(value)
     mean = math.fsum(values) / len(values)
     noise = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
-    return Score(proxy.name, mean, noise, (time.perf_counter() - begin) / len(values), tuple(values))
+    return Score(proxy.name, mean, noise, (time.process_time() - begin) / len(values), tuple(values))
 
 
 def _value(proxy: Proxy, network: Graph | GraphModule, probe: Probe) -> float:
@@ -126,8 +129,16 @@ def _value(proxy: Proxy, network: Graph | GraphModule, probe: Probe) -> float:
         if "graph" in proxy.needs:
             return float(proxy(probe.graph, probe))
         if isinstance(network, GraphModule):
-            return float(proxy(copy.deepcopy(network), probe))
-        return float(proxy(to_torch(quantized(network) if "bits" in proxy.needs else floated(network)).train(), probe))
+            model = copy.deepcopy(network)
+            if "bits" not in proxy.needs:
+                set_mode(model, "off")
+            return float(proxy(model, probe))
+        model = to_torch(quantized(network) if "bits" in proxy.needs else floated(network))
+        if "gradient" not in proxy.needs:
+            model = channels_last(model)
+        elif model.maps:
+            set_prior(model)
+        return float(proxy(model.train(), probe))
 
 
 def catalog(*proxies: Proxy) -> Mapping[str, Proxy]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwmodels.workload import Workload, workload
+from hwmodels.workload import Counts, counts
 from proxies.core import proxy
 from proxies.probe import Probe
 from searchspaces import Graph
@@ -11,9 +11,9 @@ from searchspaces.rewrite import merge_rep
 _SOURCE = "counted on the graph with rep branches merged; as a baseline: arXiv:2307.13901"
 
 
-def counted(graph: Graph) -> Workload:
-    """The Workload of a graph in training form, rep branches merged: what the proxies here and the accuracy score count on."""
-    return workload(merge_rep(graph)[0])
+def counted(graph: Graph) -> Counts:
+    """The counts of a graph in training form, rep branches merged: what the proxies here and the accuracy score count on."""
+    return counts(merge_rep(graph)[0])
 
 
 @proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proxies.errors import ProxyError
+from proxies.images import digits_on_photographs, structured_noise
+from proxies.loss import detection_loss
 from searchspaces import Graph
 from searchspaces.module import GraphModule
 
@@ -58,43 +60,64 @@ class Probe:
         """The first n images."""
         return replace(self, images=self.images[:n], boxes_xyxy=self.boxes_xyxy[:n], labels=self.labels[:n])
 
+    def after(self, n: int) -> Probe:
+        """All but the first n images."""
+        return replace(self, images=self.images[n:], boxes_xyxy=self.boxes_xyxy[n:], labels=self.labels[n:])
+
     def loss(self, model: nn.Module) -> Tensor:
-        """A detection loss, a scalar to differentiate: class cross-entropy over all cells plus the distribution focal loss of
-        the box sides in the cell that holds a box's centre, at each level.  `model` returns raw maps, as to_torch's nets do.
+        """The loss that detectors are trained with on this batch, a scalar to differentiate; see proxies.loss.  `model` returns raw
+        maps, as to_torch's nets do.
         """
         if not isinstance(model, GraphModule) or not model.maps:
             raise ProxyError("probe.loss needs a detector: a graph that ends in dfl_decode")
         decode = model.graph[model.graph.outputs[0]]
-        levels = zip(decode["strides"], model(self.images))
-        return torch.stack([_level_loss(maps, stride, decode["bins"], self) for stride, maps in levels]).sum()
+        boxes = [boxes * self.side for boxes in self.boxes_xyxy]
+        return detection_loss(model(self.images), decode["strides"], decode["bins"], boxes, self.labels)
 
 
 def probe(samples: Sequence[np.ndarray] | None = None, resolution: int = 320, *, classes: int = 20, images: int = IMAGES,
           boxes_xyxy: Sequence[np.ndarray] | None = None, labels: Sequence[np.ndarray] | None = None, seed: int = 0) -> Probe:
-    """A Probe of real images, or of seeded structured noise where `samples` is None.
+    """A Probe of real images with their boxes; where `samples` is None, of digits on photographs (see proxies.images).
 
     samples: (H, W, 3) uint8 RGB arrays of any size, stretched to resolution x resolution; the first `images` are taken.
     boxes_xyxy: per sample (n, 4) as fractions of its sides; without boxes, seeded random ones stand in for them (they matter
     to the loss alone).
     """
-    if resolution < 1 or resolution % STRIDE:
-        raise ProxyError(f"probe resolution {resolution} is not a positive multiple of {STRIDE}")
-    rng = np.random.default_rng(seed)
     n = images if samples is None else min(images, len(samples))
-    if n < 2:
-        raise ProxyError(f"a probe needs at least 2 images; {n} given")
+    _check(resolution, n)
+    rng = np.random.default_rng(seed)
     if samples is None:
-        pixels = _structured_noise(rng, n, resolution)
-    else:
-        pixels = torch.cat([_pixels(sample, i, resolution) for i, sample in enumerate(samples[:n])])
+        pixels, boxes, shown = digits_on_photographs(rng, n, resolution)
+        return Probe(pixels, tuple(boxes), tuple(digits % classes for digits in shown), classes)
+    pixels = torch.cat([_pixels(sample, i, resolution) for i, sample in enumerate(samples[:n])])
     if boxes_xyxy is None:
-        corners = rng.uniform(0.0, 0.7, (n, 3, 2))
-        boxes_xyxy = list(np.concatenate([corners, corners + rng.uniform(0.1, 0.3, (n, 3, 2))], axis=2))
-        labels = list(rng.integers(0, classes, (n, 3)))
+        boxes_xyxy, labels = _random_boxes(rng, n, classes)
     if labels is None or len(boxes_xyxy) < n or len(labels) < n:
         raise ProxyError(f"{n} probe images need boxes and labels for each: {len(boxes_xyxy)} and {len(labels or ())} given")
     return Probe(pixels, tuple(torch.as_tensor(np.asarray(b), dtype=torch.float32).reshape(-1, 4) for b in boxes_xyxy[:n]),
                  tuple(torch.as_tensor(np.asarray(x), dtype=torch.int64).reshape(-1) for x in labels[:n]), classes)
+
+
+def noise_probe(resolution: int = 320, *, classes: int = 20, images: int = IMAGES, seed: int = 0) -> Probe:
+    """A Probe of seeded structured noise with random boxes, for scores that must not hang on any data set."""
+    _check(resolution, images)
+    rng = np.random.default_rng(seed)
+    pixels = structured_noise(rng, images, resolution)
+    boxes, labels = _random_boxes(rng, images, classes)
+    return Probe(pixels, tuple(torch.from_numpy(b).float() for b in boxes), tuple(map(torch.from_numpy, labels)), classes)
+
+
+def _check(resolution: int, images: int) -> None:
+    if resolution < 1 or resolution % STRIDE:
+        raise ProxyError(f"probe resolution {resolution} is not a positive multiple of {STRIDE}")
+    if images < 2:
+        raise ProxyError(f"a probe needs at least 2 images; {images} given")
+
+
+def _random_boxes(rng: np.random.Generator, n: int, classes: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Three boxes an image, (3, 4) as fractions, and their (3,) labels."""
+    corners = rng.uniform(0.0, 0.7, (n, 3, 2))
+    return list(np.concatenate([corners, corners + rng.uniform(0.1, 0.3, (n, 3, 2))], axis=2)), list(rng.integers(0, classes, (n, 3)))
 
 
 def _pixels(sample: np.ndarray, index: int, side: int) -> Tensor:
@@ -106,36 +129,3 @@ def _pixels(sample: np.ndarray, index: int, side: int) -> Tensor:
 
 def _resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
-
-
-def _structured_noise(rng: np.random.Generator, n: int, side: int) -> Tensor:
-    """(n, 3, side, side) in [0, 1] with the 1/f amplitude of photographs: white noise alone looks alike to every convolution."""
-    total = torch.zeros(n, 3, side, side)
-    cells = 2
-    while cells <= side:
-        field = torch.from_numpy(rng.standard_normal((n, 3, cells, cells)).astype(np.float32))
-        total += F.interpolate(field, size=(side, side), mode="bilinear", align_corners=False) / cells
-        cells *= 2
-    low, high = total.amin((1, 2, 3), keepdim=True), total.amax((1, 2, 3), keepdim=True)
-    return (total - low) / (high - low)
-
-
-def _level_loss(maps: Tensor, stride: int, bins: int, probe: Probe) -> Tensor:
-    """maps: (N, 4 * bins + classes, H, W) raw, box channels first."""
-    _, channels, height, width = maps.shape
-    classes = channels - 4 * bins
-    wanted = torch.zeros_like(maps[:, 4 * bins:])
-    sides = maps.new_zeros(())
-    for i, (boxes, labels) in enumerate(zip(probe.boxes_xyxy, probe.labels)):
-        cells = boxes.clamp(0, 1) * torch.tensor([width, height, width, height])
-        centre = (cells[:, :2] + cells[:, 2:]) / 2
-        column, row = centre[:, 0].long().clamp(max=width - 1), centre[:, 1].long().clamp(max=height - 1)
-        wanted[i, labels.clamp(max=classes - 1), row, column] = 1.0
-        anchor = torch.stack((column, row), 1) + 0.5
-        distance = torch.cat((anchor - cells[:, :2], cells[:, 2:] - anchor), 1).clamp(0, bins - 1.01)  # (n, 4): l, t, r, b
-        logits = maps[i, : 4 * bins, row, column].T.reshape(-1, bins)
-        left, part = distance.flatten().long(), distance.flatten().frac()
-        sides = sides + (F.cross_entropy(logits, left, reduction="none") * (1 - part)
-                         + F.cross_entropy(logits, left + 1, reduction="none") * part).sum()
-    boxes_in_all = max(1, sum(len(labels) for labels in probe.labels))
-    return (F.binary_cross_entropy_with_logits(maps[:, 4 * bins:], wanted, reduction="sum") + sides / 4) / boxes_in_all

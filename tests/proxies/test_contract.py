@@ -1,6 +1,7 @@
 """What every proxy of the catalog promises, and how score and catalog treat those that break it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from proxies import probe as make_probe
 from proxies.combine import calibrated
 from searchspaces import YOLO
 from searchspaces.module import to_torch
+from searchspaces.yolobench import detector, parse
 
 every_proxy = pytest.mark.parametrize("item", PROXIES.values(), ids=list(PROXIES))
 
@@ -47,6 +49,26 @@ def test_every_proxy_says_where_it_comes_from_and_what_it_is(item):
     assert item.source
     assert item.summary
     assert item.file.endswith(".py")
+
+
+@every_proxy
+def test_every_proxy_scores_every_family_of_detectors(item, families):
+    """Transposed convs, learned scalars, rep branches, shared heads and maps of three levels: a finite number, of each its own."""
+    seen = make_probe(None, 64, classes=20, images=4)
+    found = {name: score(item, graph, seen) for name, graph in families.items()}
+    assert {name: value.error for name, value in found.items() if value.error} == {}
+    alike = {"resolution", "quant_noise", "swap"}  # of one side, in float, and so few images that every pattern occurs
+    assert item.name in alike or len({value.value for value in found.values()}) == len(found)
+
+
+@pytest.fixture(scope="session")
+def families():
+    """The smallest detector of each YOLOBench family and two samples of the joint space, at 64 px."""
+    rng = np.random.default_rng(4)
+    samples = [YOLO.repair(dict(YOLO.sample(rng).genes) | {"resolution": 96, "stem.width": 8}) for _ in range(2)]
+    named = ["yolo3n", "yolo4n", "yolo5n", "yolo6s-d33w25", "yolo6m-d33w25", "yolo6l-d33w25", "yolo7n", "yolo8n"]
+    graphs = {name: detector(replace(parse(name), resolution=64), 20) for name in named}
+    return graphs | {f"yolo space {i}": YOLO.build(arch, 20) for i, arch in enumerate(samples)}
 
 
 def test_score_takes_an_arch_and_resizes_the_probe_to_it():
@@ -142,7 +164,7 @@ def test_an_undecorated_function_is_refused_by_the_catalog():
 
 
 def test_an_unknown_proxy_is_named_and_the_known_ones_are_listed():
-    with pytest.raises(ProxyError, match="unknown proxy 'nowt'; proxies: nwot, quant_noise"):
+    with pytest.raises(ProxyError, match="unknown proxy 'nowt'; proxies: nwot_conv, nwot, swap"):
         find("nowt", PROXIES)
 
 

@@ -37,20 +37,20 @@ def test_the_example_package_installs_and_its_proxy_joins_the_catalog(tmp_path, 
     assert done.returncode == 0, done.stderr
     on_path(target)
     found, _ = plugins()
-    assert score(find("grad_norm", catalog(*BUILT_IN.values(), *found)), tiny(), small_probe).number() > 0
+    assert score(find("grad_peak", catalog(*BUILT_IN.values(), *found)), tiny(), small_probe).number() > 0
 
     # A process that imports the plug-in before the package must see the same table.
     code = "import edgenas_example_proxy, proxies; print(*proxies.PROXIES)"
     paths = os.pathsep.join([str(target), str(Path(__file__).parents[2])])
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths})
-    assert {*BUILT_IN, "grad_norm"} <= set(seen.stdout.split())
+    assert {*BUILT_IN, "grad_peak"} <= set(seen.stdout.split())
 
 
 def test_a_plugin_that_does_not_load_is_reported_and_the_others_stay(on_path):
     on_path(EXAMPLE)
-    good = point("grad_norm", "edgenas_example_proxy:grad_norm")
+    good = point("grad_peak", "edgenas_example_proxy:grad_peak")
     found, broken = plugins([point("gone", "no_such_module:x"), good, point("plain", "math:sqrt")])
-    assert [item.name for item in found] == ["grad_norm"]
+    assert [item.name for item in found] == ["grad_peak"]
     assert "no_such_module" in broken["gone"]
     assert "decorated with @proxy" in broken["plain"]
     with pytest.raises(ProxyError, match="plug-in proxy 'gone' does not load: no_such_module"):
@@ -59,6 +59,6 @@ def test_a_plugin_that_does_not_load_is_reported_and_the_others_stay(on_path):
 
 def test_a_plugin_under_a_taken_name_raises_naming_both_files(on_path):
     on_path(EXAMPLE)
-    found, _ = plugins([point("grad_norm", "edgenas_example_proxy:grad_norm")])
-    with pytest.raises(ProxyError, match=r"'grad_norm'.*edgenas_example_proxy\.py.*edgenas_example_proxy\.py"):
+    found, _ = plugins([point("grad_peak", "edgenas_example_proxy:grad_peak")])
+    with pytest.raises(ProxyError, match=r"'grad_peak'.*edgenas_example_proxy\.py.*edgenas_example_proxy\.py"):
         catalog(*found, *found)

@@ -5,8 +5,8 @@ from torch import nn
 from proxies import Probe, proxy
 
 
-@proxy(higher_is_better=True, needs={"gradient"}, source="Abdelfattah et al. 2021, arXiv:2101.08134")
-def grad_norm(model: nn.Module, probe: Probe) -> float:
-    """Sum of the L2 norms of the weight gradients after one detection loss."""
+@proxy(higher_is_better=True, needs={"gradient"}, source="an example of a plug-in")
+def grad_peak(model: nn.Module, probe: Probe) -> float:
+    """Largest gradient of any weight after one detection loss."""
     probe.loss(model).backward()
-    return sum(w.grad.norm().item() for w in model.parameters() if w.grad is not None)
+    return max(w.grad.abs().max().item() for w in model.parameters() if w.grad is not None)
