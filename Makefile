@@ -19,7 +19,7 @@ $(VENV)/bin/python:
 $(STAMP): $(VENV)/bin/python $(SOURCES)
 	@command -v c++ >/dev/null || { echo "edgenas compiles its kernels: a C++20 compiler is needed (Debian, Ubuntu: apt-get install g++)"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt "scikit-build-core>=0.10" "nanobind>=2.2" cmake ninja
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev,peers,nni]"
 	@touch $@
 
 search: $(STAMP)

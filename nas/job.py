@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from hwmodels.device import Device
+from hwmodels.limits import priced
 from nas import pareto
-from nas.candidates import COLUMNS, evaluation
+from nas.candidates import COLUMNS, Promise, evaluation
 from nas.data import Dataset, read_image
 from nas.data import load as load_data
 from nas.deploy.local import find_device
@@ -30,11 +31,11 @@ from nas.objectives import describe_misses, limited, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
 from nas.search.loop import run as run_search
-from nas.search.searchers import SEARCHERS, searcher
+from nas.search.searchers import check as check_strategy
+from nas.search.searchers import searcher
 from nas.study import Study, Trial
 from predictors import Estimate
 from searchspaces import SPACES
-from searchspaces.yolo import with_precisions
 
 if TYPE_CHECKING:
     from proxies.combine import Recalibration
@@ -59,7 +60,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     data: str
     device: str = "local"
     space: str = "yolo"
-    strategy: str = "nsga2"
+    strategy: str = "surrogate"
     budget: int = 500
     finalists: int = 3
     limits: dict[str, float] = {}
@@ -207,8 +208,7 @@ def _check(settings: SearchSettings) -> None:
     """What can be known to be wrong before anything is measured or loaded."""
     if settings.space not in SPACES:
         raise JobError(f"no space '{settings.space}'; spaces: {', '.join(SPACES)}")
-    if settings.strategy not in SEARCHERS:
-        raise JobError(f"no strategy '{settings.strategy}'; strategies: {', '.join(SEARCHERS)}")
+    check_strategy(settings.strategy)
     for name in ("budget", "finalists", "workers"):
         if getattr(settings, name) < 1:
             raise JobError(f"--{name} {getattr(settings, name)}: one at least")
@@ -237,9 +237,10 @@ def one_thread() -> None:
 
 def _search(run: Run, study: Study, progress: Progress) -> None:
     settings = run.settings
-    space = with_precisions(SPACES[settings.space], run.device.precisions)
+    space = priced(SPACES[settings.space], run.device)
     judge = evaluation(run.device, len(run.data.classes), probe_images(run.data), settings.limits, proxy=settings.proxy, seed=settings.seed)
-    seeker = searcher(settings.strategy, space, judge.objectives, settings.seed)
+    belief = Promise(len(run.data.classes)) if settings.strategy == "screening" else None  # it takes longer than the costs
+    seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief)
     threads = torch.get_num_threads()
     with progress.task("search", settings.budget, done=sum(t.spent for t in study.trials())) as task:
         run_search(
@@ -304,13 +305,31 @@ def _finalist(run: Run, trial: Trial, progress: Progress) -> Finalist:
             {"trial": trial.number, "run": run.path.name, "seed": settings.seed},
             lambda stage, record: task.advance(1, f"{stage} {_score(record.map50)}"),
         )
+    if run.device.networks is not None:
+        _for_runtime(folder)
     predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
     result = verify(artifact, run.data, limits=settings.limits, predicted=predicted, elsewhere=not run.device.is_local)
     progress.say(
-        f"trial {trial.number}: mAP50 {result.map50:.3f}, {result.latency_ms:.2f} ms (predicted {predicted.mean_ms:.2f}), "
+        f"trial {trial.number}: mAP50 {result.map50:.3f}, {_latency(run.device, result.latency_ms, predicted)}, "
         f"{result.size_mb:.2f} MB" + ("" if result.met else f" - fails: {_failures(result)}")
     )
     return msgspec.structs.replace(finalist, verified=result, failed="" if result.met else _failures(result))
+
+
+def _latency(device: Device, here_ms: float, predicted: Estimate) -> str:
+    if device.is_local:
+        return f"{here_ms:.2f} ms (predicted {predicted.mean_ms:.2f})"
+    return f"{predicted.mean_ms:.2f} ms predicted on {device.name} ({here_ms:.2f} ms here)"
+
+
+def _for_runtime(folder: Path) -> None:
+    """model.onnx beside the artifact, for a device whose runtime is not ours: quantized where the finalist is."""
+    from nas.compiler.onnx import export
+    from nas.model import load
+
+    quantized = folder / "quantized.safetensors"
+    model = load(quantized if quantized.exists() else folder / "float.safetensors")
+    export(model.graph, model.weights, folder / "model.onnx", classes=model.classes, quantized=quantized.exists())
 
 
 def _score(map50: float | None) -> str:

@@ -23,7 +23,7 @@ def search(
     max_flash: Annotated[str, typer.Option(help="Weights and plan, with its unit: 1MiB.")] = "",
     max_size: Annotated[str, typer.Option(help="Artifact file, with its unit: 2MB.")] = "",
     space: Annotated[str, typer.Option(help="The search space.")] = "yolo",
-    strategy: Annotated[str, typer.Option(help="nsga2, evolution or random.")] = "nsga2",
+    strategy: Annotated[str, typer.Option(help="surrogate, nsga2, evolution, local, screening, random, or nni:NAME.")] = "surrogate",
     budget: Annotated[int, typer.Option(help="Candidates that are scored.")] = 500,
     finalists: Annotated[int, typer.Option(help="Candidates that are trained, compiled and verified.")] = 3,
     epochs: Epochs = 40,

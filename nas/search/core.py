@@ -55,6 +55,14 @@ class Ledger:
                 kept.append(i)
         return genes[kept]
 
+    def untaken(self, genes: Genes) -> np.ndarray:
+        """Positions of the rows of (n, genes) canonical option numbers that `fresh` would give; none of them is taken now."""
+        first: dict[bytes, int] = {}
+        for i, key in enumerate(map(bytes, np.ascontiguousarray(genes, dtype=np.uint16))):
+            if key not in self._taken:
+                first.setdefault(key, i)
+        return np.array(list(first.values()), dtype=np.int64)
+
     def random(self, n: int) -> Genes:
         """Up to n fresh random rows; fewer, and in the end none, where the space has no more."""
         found = np.empty((0, len(self.space.choices)), dtype=np.int64)
@@ -63,9 +71,7 @@ class Ledger:
                 return found
             found = np.concatenate((found, self.fresh(self.space.sample_genes(self.rng, n - len(found)))))
         if self.space.size <= _ENUMERABLE:
-            every = np.indices(tuple(self.space.sizes)).reshape(len(self.space.sizes), -1).T.astype(np.int64)
-            every = self.rng.permutation(self.space.canonical(every))
-            found = np.concatenate((found, self.fresh(every, limit=n - len(found))))
+            found = np.concatenate((found, self.fresh(self.rng.permutation(listed(self.space)), limit=n - len(found))))
         return found
 
     def issue(self, genes: Genes) -> Arch:
@@ -78,6 +84,11 @@ class Ledger:
         """The genes of an arch that comes back: (genes,)."""
         held = self._open.pop(id(arch), None)
         return held[1] if held else self.space.encode(arch)
+
+
+def listed(space: Space) -> Genes:
+    """Every spelling of a space, canonical; two of them may be one network."""
+    return space.canonical(np.indices(tuple(space.sizes)).reshape(len(space.sizes), -1).T.astype(np.int64))
 
 
 class Scores:

@@ -9,26 +9,29 @@ import numpy as np
 
 from nas.objectives import Objective
 from nas.search.core import Ledger, Scores, SpaceExhausted, best_first
+from nas.search.variation import crossed, mutated
 from nas.study import Trial
 from searchspaces.space import Arch, Genes, Space
 
+_STEPS = 0.8          # share of mutations that go to a neighbouring option
 _BREEDING_ROUNDS = 8  # of twice the mutation rate each, before random genes fill a generation up
 
 
 class NSGA2:
-    """Constraint domination, binary tournaments, uniform crossover, and a mutation that half the time steps to a neighbouring option.
+    """Constraint domination, binary tournaments, uniform crossover, and a mutation that mostly steps to a neighbouring option.
 
     Networks are never asked twice, so a generation holds only new ones. `mutation` is the probability per gene (default 1/genes).
+    `ledger` is given where another searcher asks in the same space, too.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], *, rng: np.random.Generator, population: int = 24,
-                 crossover: float = 0.9, mutation: float | None = None) -> None:
+                 crossover: float = 0.9, mutation: float | None = None, ledger: Ledger | None = None) -> None:
         self.batch = population
         self._space = space
         self._rng = rng
         self._crossover = crossover
         self._mutation = mutation or 1 / len(space.choices)
-        self._ledger = Ledger(space, rng)
+        self._ledger = ledger or Ledger(space, rng)
         self._scores = Scores(objectives)
         self._queue: deque[Genes] = deque()
         self._told: list[tuple[Genes, list[float], float]] = []         # since the last generation
@@ -76,7 +79,7 @@ class NSGA2:
             missing = self.batch - len(children)
             if missing == 0:
                 return children
-            born = self._space.canonical(self._mutated(self._crossed(self.batch), rate))
+            born = self._space.canonical(mutated(self._space, self._crossed(self.batch), rate, self._rng, _STEPS))
             children = np.concatenate((children, self._ledger.fresh(born, limit=missing)))
             rate = min(0.5, 2 * rate)
         return np.concatenate((children, self._ledger.random(self.batch - len(children))))
@@ -84,13 +87,4 @@ class NSGA2:
     def _crossed(self, n: int) -> Genes:
         """(n, genes): the population is sorted, so the smaller of two random positions wins its tournament."""
         mothers, fathers = self._genes[self._rng.integers(0, len(self._genes), size=(2, 2, n)).min(axis=1)]
-        from_father = (self._rng.random(mothers.shape) < 0.5) & (self._rng.random((n, 1)) < self._crossover)
-        return np.where(from_father, fathers, mothers)
-
-    def _mutated(self, genes: Genes, rate: float) -> Genes:
-        sizes = self._space.sizes
-        hit = self._rng.random(genes.shape) < rate
-        step = np.where(self._rng.random(genes.shape) < 0.5, 1, -1)
-        stepped = np.clip(genes + step, 0, sizes - 1)
-        jumped = (genes + self._rng.integers(1, np.maximum(sizes, 2), size=genes.shape)) % sizes
-        return np.where(hit, np.where(self._rng.random(genes.shape) < 0.5, stepped, jumped), genes)
+        return crossed(mothers, fathers, self._crossover, self._rng)

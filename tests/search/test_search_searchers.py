@@ -65,12 +65,24 @@ def test_nsga2_reaches_the_known_front_of_zdt1():
     assert volume(trials) > best - 0.25
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["blind", "costs known"])
 @pytest.mark.parametrize("name", SEARCHERS)
-def test_a_searcher_asks_the_same_for_the_same_seed_and_never_twice(name):
+def test_a_searcher_asks_the_same_for_the_same_seed_and_never_twice(name, known):
     judge = Evaluation((Objective("latency_ms", "ms", limit=5.0), Objective("size_mb", "MB")), toys.cheap)
-    runs = [[t.arch.key for t in drive(searcher(name, toys.SPACE, judge.objectives, seed), judge, 400)] for seed in (3, 3, 4)]
+    told = {"cheap": judge.cheap, "belief": toys.belief} if known else {}
+    runs = [[t.arch.key for t in drive(searcher(name, toys.SPACE, judge.objectives, seed, **told), judge, 150)] for seed in (3, 3, 4)]
     assert runs[0] == runs[1] != runs[2]
     assert len(set(runs[0])) == len(runs[0])
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_searcher_that_is_asked_more_than_its_batch_goes_on(name):
+    search = searcher(name, toys.SPACE, toys.objectives(), 0, cheap=toys.cheap, belief=toys.belief)
+    archs = [search.ask() for _ in range(3 * search.batch)]
+    assert len({arch.key for arch in archs}) == len(archs)
+    for number, arch in enumerate(archs):
+        search.tell(Trial(number, arch, "failed", error="no"))
+    assert search.ask().key not in {arch.key for arch in archs}
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
@@ -121,5 +133,5 @@ def test_best_first_never_puts_a_candidate_before_one_that_constraint_dominates_
 
 
 def test_an_unknown_searcher_is_refused_with_the_list():
-    with pytest.raises(SearchError, match="'annealing'.*nsga2, evolution, random"):
+    with pytest.raises(SearchError, match="'annealing'.*surrogate, nsga2, evolution"):
         searcher("annealing", toys.SPACE, toys.objectives(), 0)
