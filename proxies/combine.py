@@ -22,8 +22,8 @@ from proxies.learner import Monotone
 from proxies.probe import Probe, noise_probe
 from proxies.sensitivity import SIDE, SNR_CAP_DB, quant_noise
 from proxies.structure import matrix, structure
+from proxies.walk import quantized_start
 from searchspaces import SPACES, Arch, Graph
-from searchspaces.module import to_torch
 from searchspaces.ops import FLOAT_BITS
 from searchspaces.quantizers import quantized
 
@@ -106,7 +106,8 @@ def _snr_db(graph: Graph, seed: int) -> float:
         return SNR_CAP_DB
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        return quant_noise(to_torch(form).train(), replace(reference_probe(), scored=graph, seed=seed))
+        seen = replace(reference_probe(), scored=graph, seed=seed)
+        return quant_noise(quantized_start(graph, seen.images).train(), seen)
 
 
 @dataclass(frozen=True)

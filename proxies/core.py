@@ -22,13 +22,14 @@ import torch
 from proxies.errors import ProxyError
 from proxies.loss import set_prior
 from proxies.probe import Probe
-from proxies.walk import channels_last
+from proxies.walk import channels_last, quantized_start
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.fakequant import set_mode
 from searchspaces.module import GraphModule, to_torch
-from searchspaces.quantizers import floated, quantized
+from searchspaces.quantizers import floated
 
 GROUP = "edgenas.proxies"
+SIDE = 96  # of the images that batch-norm statistics are taken from before branches are merged
 NEEDS = frozenset({"gradient", "graph", "bits"})
 
 
@@ -38,7 +39,7 @@ class Proxy:
 
     nothing      the float nn.Module in train mode (of one that has fake-quantizers, they are off), no gradients recorded
     "gradient"   the same, gradients recorded; a detector's last biases are those that training starts from
-    "bits"       the module with fake-quantizers where bits are below 32, in train mode
+    "bits"       the module with fake-quantizers where bits are below 32, rep branches merged, in train mode
     "graph"      the Graph in training form; no torch module is built
     """
 
@@ -133,7 +134,7 @@ def _value(proxy: Proxy, network: Graph | GraphModule, probe: Probe) -> float:
             if "bits" not in proxy.needs:
                 set_mode(model, "off")
             return float(proxy(model, probe))
-        model = to_torch(quantized(network) if "bits" in proxy.needs else floated(network))
+        model = quantized_start(network, probe.shrunk(SIDE).images) if "bits" in proxy.needs else to_torch(floated(network))
         if "gradient" not in proxy.needs:
             model = channels_last(model)
         elif model.maps:

@@ -56,6 +56,10 @@ class Probe:
             return self
         return replace(self, images=_resized(self.images, side))
 
+    def shrunk(self, side: int) -> Probe:
+        """At side x side where that is smaller.  A side that no stride divides may hold concats which only fit at that side: it stays."""
+        return self.at(side) if self.side > side and self.side % STRIDE == 0 else self
+
     def first(self, n: int) -> Probe:
         """The first n images."""
         return replace(self, images=self.images[:n], boxes_xyxy=self.boxes_xyxy[:n], labels=self.labels[:n])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from proxies.core import proxy
 from proxies.errors import ProxyError
-from proxies.probe import STRIDE, Probe
+from proxies.probe import Probe
 from searchspaces import Graph, Node
 from searchspaces.fakequant import ActivationQuantizer, WeightQuantizer, set_mode
 from searchspaces.module import GraphModule
@@ -85,7 +85,7 @@ def _observed(model: GraphModule, probe: Probe) -> dict[str, list[Tensor]]:
             hooks.append(layer.register_forward_pre_hook(lambda _, inputs, kept=kept: kept.append(_sample(inputs[0]))))
     if seen:
         set_mode(model, "off")
-        model((probe.at(SIDE) if probe.side > SIDE and probe.side % STRIDE == 0 else probe).images)
+        model(probe.shrunk(SIDE).images)
     for hook in hooks:
         hook.remove()
     return seen

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from proxies.errors import ProxyError
 from searchspaces import Graph, Node
-from searchspaces.module import ACT, GraphModule, to_torch
+from searchspaces.module import ACT, GraphModule, merged_start, to_torch
 from searchspaces.ops import WEIGHTED
+from searchspaces.quantizers import quantized
 from searchspaces.rewrite import merge_rep
 
 Visit = Callable[[Node, Callable[..., Tensor], list[Any]], Any]
@@ -104,11 +105,20 @@ def weights_of(model: GraphModule) -> list[Tensor]:
     return [layer.get_parameter("weight") for layer in weighted_layers(model).values()]
 
 
-def merged(model: GraphModule) -> GraphModule:
-    """The model with the branches of every re-parameterizable block merged; itself where there are none."""
+def merged(model: GraphModule, images: Tensor) -> GraphModule:
+    """The model, after it has seen `images` once, with the branches of re-parameterizable blocks merged; itself where there are none."""
     if not any(node.get("rep") for node in model.graph.of("add")):
         return model
+    model(images)
     return channels_last(to_torch(*merge_rep(model.graph, model.weights()))).train(model.training)
+
+
+def quantized_start(graph: Graph, images: Tensor) -> GraphModule:
+    """What quantized training begins with: fake-quantizers on the graph with its rep branches merged, start weights from torch's seed."""
+    if not any(node.get("rep") for node in graph.of("add")):
+        return to_torch(quantized(graph))
+    one, weights = merged_start(graph, images)
+    return to_torch(quantized(one), weights)
 
 
 def channels_last(model: GraphModule) -> GraphModule:
