@@ -9,16 +9,15 @@ import numpy as np
 
 from nas.objectives import Objective
 from nas.search.core import Ledger, Scores, SpaceExhausted, best_first
-from nas.search.variation import crossed, mutated
+from nas.search.variation import polynomial, simulated_binary
 from nas.study import Trial
 from searchspaces.space import Arch, Genes, Space
 
-_STEPS = 0.8          # share of mutations that go to a neighbouring option
-_BREEDING_ROUNDS = 8  # of twice the mutation rate each, before random genes fill a generation up
+_BREEDING_ROUNDS = 8  # before random genes fill a generation up
 
 
 class NSGA2:
-    """Constraint domination, binary tournaments, uniform crossover, and a mutation that mostly steps to a neighbouring option.
+    """Constraint domination, binary tournaments, simulated binary crossover and polynomial mutation on the option numbers.
 
     Networks are never asked twice, so a generation holds only new ones. `mutation` is the probability per gene (default 1/genes).
     `ledger` is given where another searcher asks in the same space, too.
@@ -74,17 +73,15 @@ class NSGA2:
     def _breed(self) -> Genes:
         """`population` fresh children, fewer only where the space runs out."""
         children = np.empty((0, self._genes.shape[1]), dtype=np.int64)
-        rate = self._mutation
         for _ in range(_BREEDING_ROUNDS):
             missing = self.batch - len(children)
             if missing == 0:
                 return children
-            born = self._space.canonical(mutated(self._space, self._crossed(self.batch), rate, self._rng, _STEPS))
+            born = self._space.canonical(polynomial(self._crossed(self.batch), self._mutation, self._space.sizes, self._rng))
             children = np.concatenate((children, self._ledger.fresh(born, limit=missing)))
-            rate = min(0.5, 2 * rate)
         return np.concatenate((children, self._ledger.random(self.batch - len(children))))
 
     def _crossed(self, n: int) -> Genes:
         """(n, genes): the population is sorted, so the smaller of two random positions wins its tournament."""
         mothers, fathers = self._genes[self._rng.integers(0, len(self._genes), size=(2, 2, n)).min(axis=1)]
-        return crossed(mothers, fathers, self._crossover, self._rng)
+        return simulated_binary(mothers, fathers, self._crossover, self._space.sizes, self._rng)
