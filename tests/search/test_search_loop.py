@@ -25,10 +25,10 @@ def uninterrupted(tmp_path_factory):
     return toys.search(tmp_path_factory.mktemp("whole") / "study.db", budget=BUDGET)
 
 
-def searched(path, judge, budget, **settings):
+def searched(path, judge, budget, name="nsga2", **settings):
     """(outcome, trials) of a new study."""
     with Study.create(path, toys.SPACE.name, {}, {}) as study:
-        outcome = run(study, searcher("nsga2", toys.SPACE, judge.objectives, 7), judge, budget, **settings)
+        outcome = run(study, searcher(name, toys.SPACE, judge.objectives, 7), judge, budget, **settings)
         return outcome, study.trials()
 
 
@@ -50,10 +50,10 @@ def test_the_budget_counts_expensive_evaluations_and_what_does_not_fit_spends_no
 
 
 def test_failures_are_trials_with_their_reason_and_the_search_goes_on(tmp_path):
-    _, trials = searched(tmp_path / "study.db", toys.evaluation(), BUDGET)
+    _, trials = searched(tmp_path / "study.db", toys.evaluation(), 3 * BUDGET, "random")
     reasons = {t.error for t in trials if t.state == "failed"}
     assert reasons == {"RuntimeError: this one cannot be scored", "ObjectiveError: score is nan"}
-    assert sum(t.state == "ok" for t in trials) > BUDGET / 2
+    assert sum(t.state == "ok" for t in trials) > BUDGET
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
