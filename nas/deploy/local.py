@@ -1,6 +1,6 @@
 """Device `local`: this machine under our own runtime, measured at first use and kept for the next run.
 
-The measurement belongs to a CPU, its instruction sets and one build of the engine; a change of any of them measures again.
+The measurement belongs to a CPU, its instruction sets, one build of the engine and one set of networks; a change of any measures again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwmodels import calibrate, operators
 from hwmodels import device as device_files
 from hwmodels.calibrate import Measurement, calibrated, calibration_graphs, measurements, random_weights
 from hwmodels.device import LOCAL, Device
@@ -22,7 +23,7 @@ from nas.progress import Progress, Silent
 from nas.provenance import cpu_name
 from nas.runtime import Executor, executor, write
 from predictors import OperatorSums
-from searchspaces import Graph
+from searchspaces import Graph, yolo
 from searchspaces.yolo import PRECISIONS
 
 NET_SECONDS = 0.8  # of timing a network, at most
@@ -38,8 +39,10 @@ def find_device(name: str, progress: Progress | None = None) -> Device:
 
 
 def cached_path() -> Path:
-    """Where this machine's device file is kept."""
+    """Where this machine's device file is kept: its name hangs on the kernels, on what is measured, and on the CPU."""
     mark = hashlib.sha256(Path(executor.engine().__file__).read_bytes())
+    for measured_by in (calibrate, operators, yolo):
+        mark.update(Path(str(measured_by.__file__)).read_bytes())
     mark.update(f"{cpu_name()}|{executor.isa()}".encode())
     cache = Path(os.environ.get("EDGENAS_CACHE") or Path.home() / ".cache" / "edgenas")
     return cache / "devices" / f"{LOCAL}-{mark.hexdigest()[:16]}.toml"
