@@ -31,9 +31,10 @@ class Estimate:
 
 
 def kind(op: OpCost) -> str:
-    """What is priced together: 'conv2d.k3 w4a8', 'concat codes'.  Depthwise and grouped convs are kinds of their own."""
+    """What is priced together: 'conv2d.k3 w4a8', 'maxpool.k5 codes'.  Depthwise and grouped convs are kinds of their own."""
     if op.op not in WEIGHTED:
-        return f"{op.op} {'fp32' if op.precision == 'fp32' else 'codes'}"
+        window = f".k{op.kernel}" if op.op == "maxpool" else ""
+        return f"{op.op}{window} {'fp32' if op.precision == 'fp32' else 'codes'}"
     grouped = "" if op.groups == 1 else ".depthwise" if op.groups == op.c_in else ".grouped"
     return f"{op.op}.k{op.kernel}{'s2' if op.stride == 2 else ''}{grouped} {op.precision}"
 

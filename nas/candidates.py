@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from searchspaces.ops import FLOAT_BITS
 from searchspaces.quantizers import quantized
 from searchspaces.rewrite import deployed
 from searchspaces.yolo import bits
+
+if TYPE_CHECKING:
+    from proxies import Probe
 
 COLUMNS = (
     Objective("latency_ms", "ms"),
@@ -70,17 +74,16 @@ class Costs:
 class Accuracy:
     """Columns that take a forward pass of an untrained net: the accuracy score of the search, or a proxy in its place.
 
-    images: N of (H, W, 3) uint8 RGB from the training split, for `proxy`; '' is the combined score, which sees bits.
-    A proxy of which less is better is negated.
+    seen: what `proxy` looks at; '' is the combined score, which sees bits.  A proxy of which less is better is negated.
     """
 
-    images: np.ndarray = field(repr=False)
+    seen: Probe = field(repr=False)
     classes: int
     proxy: str = ""
     seed: int = 0
 
     def __call__(self, arch: Arch) -> Mapping[str, float]:
-        from proxies import PROXIES, find, probe, score
+        from proxies import PROXIES, find, score
         from proxies.combine import estimate
 
         start = time.perf_counter()
@@ -88,7 +91,7 @@ class Accuracy:
         value = found.score
         if self.proxy:
             chosen = find(self.proxy, PROXIES)
-            value = score(chosen, arch, probe(list(self.images), arch["resolution"], classes=self.classes), seeds=(self.seed,)).number()
+            value = score(chosen, arch, self.seen, seeds=(self.seed,)).number()
             value = value if chosen.higher_is_better else -value
         return {"score": value, "quant_noise": found.snr_db, "score_seconds": time.perf_counter() - start}
 
@@ -117,7 +120,7 @@ class Promise:
 
 
 def evaluation(
-    device: Device, classes: int, images: np.ndarray, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0
+    device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0
 ) -> Evaluation:
     """Objectives, limits and the functions behind them; picklable, so that worker processes can take it."""
-    return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(images, classes, proxy, seed))
+    return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(seen, classes, proxy, seed))

@@ -21,7 +21,7 @@ from hwmodels.device import Device
 from hwmodels.limits import priced
 from nas import pareto
 from nas.candidates import COLUMNS, Promise, evaluation
-from nas.data import Dataset, read_image
+from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
 from nas.deploy.verify import Verification
@@ -30,6 +30,7 @@ from nas.model import write_whole
 from nas.objectives import describe_misses, limited, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
+from nas.scoring import probe_of
 from nas.search.loop import run as run_search
 from nas.search.searchers import check as check_strategy
 from nas.search.searchers import searcher
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from proxies.combine import Recalibration
 
 EMBEDDED = "digits"  # the data set that is no path
-PROBE_IMAGES = 8
 TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
 ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 
@@ -238,7 +238,7 @@ def one_thread() -> None:
 def _search(run: Run, study: Study, progress: Progress) -> None:
     settings = run.settings
     space = priced(SPACES[settings.space], run.device)
-    judge = evaluation(run.device, len(run.data.classes), probe_images(run.data), settings.limits, proxy=settings.proxy, seed=settings.seed)
+    judge = evaluation(run.device, len(run.data.classes), probe_of(run.data), settings.limits, proxy=settings.proxy, seed=settings.seed)
     belief = Promise(len(run.data.classes)) if settings.strategy == "screening" else None  # it takes longer than the costs
     seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief)
     threads = torch.get_num_threads()
@@ -253,14 +253,6 @@ def _search(run: Run, study: Study, progress: Progress) -> None:
             on_trial=lambda trial: task.advance(int(trial.spent)),
         )
     torch.set_num_threads(threads)
-
-
-def probe_images(dataset: Dataset) -> np.ndarray:
-    """(N, S, S, 3) uint8: the first training images that hold objects, scaled to one square each."""
-    import cv2
-
-    with_boxes = [sample for sample in dataset.train if len(sample.boxes_xyxy)] or list(dataset.train)
-    return np.stack([cv2.resize(read_image(sample), (480, 480), interpolation=cv2.INTER_AREA) for sample in with_boxes[:PROBE_IMAGES]])
 
 
 def ranked(candidates: Sequence[Trial]) -> Iterator[Trial]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SIDE = 480  # px: larger than any probe that is cut from these images
 
 
-def probe_of(dataset: Dataset, side: int) -> Probe:
+def probe_of(dataset: Dataset, side: int = _SIDE) -> Probe:
     """The first training images that hold objects, with their boxes, stretched to side x side."""
     import cv2
 
@@ -56,7 +56,7 @@ def report_proxies(table: Path, accuracy: str, names: str, models: int, data: st
     from proxies.report import BASELINES, report
 
     labelled, chosen = load_table(table, accuracy, key=key, classes=classes), _chosen(names)
-    seen = probe_of(load(data), _SIDE) if data else None
+    seen = probe_of(load(data)) if data else None
     count = min(models, len(labelled)) if models else len(labelled)
     with progress.task("proxies", count * len({item.name for item in (*chosen, *BASELINES)})) as task:
         return report(labelled, chosen, models=models or None, samples=seen, seed=seed, table=table.name, accuracy=accuracy,
