@@ -85,12 +85,15 @@ def test_a_peer_lists_a_small_table_whole_and_asks_for_nothing_else(name):
 
 def test_a_peer_goes_on_after_failures(name):
     search = peers.peer(name, SPACE, OBJECTIVES, 0)
+    asked = set()
     for number in range(60):
         arch = search.ask()
+        asked.add(arch.key)
         if number % 3:
             search.tell(Trial(number, arch, "ok", columns(arch), spent=True))
         else:
             search.tell(Trial(number, arch, "failed", error="no"))
+    assert len(asked) == 60
 
 
 def test_a_peer_finds_its_way_into_a_limit(name):
