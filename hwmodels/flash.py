@@ -16,8 +16,8 @@ from searchspaces.ops import FLOAT_BITS, MONOTONE, WEIGHTED
 _HEADER, _SECTION, _TENSOR, _INSTRUCTION, _OPERAND = 32, 12, 24, 56, 4
 _SINGLES, _ALIGNMENT = 6, 8
 _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing, provenance; the name of a class
-_THRESHOLD_BITS = 4  # a monotone activation to codes this narrow becomes thresholds
-_TABLE = {1: 4, 2: 128, 3: 256, 4: 1024, 8: 4096}  # usual entries of a table that writes codes of so many bits, a byte each
+_THRESHOLD_BITS, _CLIP_BITS = 4, 3  # a monotone activation to codes this narrow becomes thresholds; what only clips, below 3 bits
+_TABLE = {1: 2, 2: 4, 3: 10, 4: 24, 8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
 _AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
 _EPILOGUES = frozenset({*WEIGHTED, *_AFFINE, "add", "mul", "global_avgpool"})
 _BY_CLIPPING = frozenset({"none", "relu", "relu6"})
@@ -81,4 +81,6 @@ def _tables(graph: Graph, instructions: list[Node]) -> dict[tuple[str, str], int
 
 def _by_thresholds(node: Node, out_bits: int) -> bool:
     act = node.get("act", "none")
-    return out_bits <= _THRESHOLD_BITS and (act == "none" or act in MONOTONE)
+    if act in _BY_CLIPPING:
+        return out_bits < _CLIP_BITS
+    return out_bits <= _THRESHOLD_BITS and act in MONOTONE

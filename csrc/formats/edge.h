@@ -12,7 +12,7 @@
 namespace edgenas::edge {
 
 constexpr char kMagic[8] = {'E', 'D', 'G', 'E', 'N', 'A', 'S', '\n'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint32_t kNoData = 0xFFFFFFFF;
 
 //   byte  0 .. 7   8 .. 11   12 .. 15                          16 .. 19    20 .. 23       24 .. 27   28 .. 31
@@ -67,6 +67,8 @@ enum class EpilogueCode : uint8_t { kNone, kLinear, kTable, kThreshold, kFloat, 
 //             0  packed weights | f32 weights | requantize: 256-byte table | layernorm: gamma | decode: strides u32
 //             1..3  linear: multiplier i32, bias i64   table: the same, table u8   threshold: thresholds i32, sign i8
 //                   float: scale f32, offset f32   no epilogue: 1 is the f32 bias, or beta
+//   table     of an epilogue, as runs of equal entries: a byte is (kind << 6 | length - 1); kind 0 repeats the entry before (0 at
+//             first), 1 is one more, 2 one less, 3 takes the byte that follows. The 256 entries of a requantize stand as they are
 struct InstructionRecord {
     uint8_t op, epilogue, activation, wbits;
     uint32_t name;

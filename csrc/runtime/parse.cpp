@@ -82,7 +82,26 @@ Tensor tensor(const edge::TensorRecord& r, Bytes names) {
     return t;
 }
 
-Instruction instruction(const edge::InstructionRecord& r, const std::vector<Bytes>& all, std::span<const uint32_t> operands) {
+// The entries that runs stand for (formats/edge.h).
+std::vector<std::byte> unpacked(Bytes runs, const std::string& where) {
+    std::vector<std::byte> table;
+    int32_t value = 0;
+    for (size_t at = 0; at < runs.size(); ++at) {
+        const auto run = static_cast<uint32_t>(runs[at]);
+        switch (run >> 6) {
+            case 0: break;
+            case 1: ++value; break;
+            case 2: --value; break;
+            default: value = ++at < runs.size() ? static_cast<int32_t>(runs[at]) : -1;
+        }
+        if (value < 0 || value > 255) broken(where + ": the runs of its table leave 0 .. 255 or end early");
+        table.insert(table.end(), (run & 63) + 1, static_cast<std::byte>(value));
+        if (table.size() > static_cast<size_t>(kMaxTable)) broken(where + ": its table passes " + std::to_string(kMaxTable) + " entries");
+    }
+    return table;
+}
+
+Instruction instruction(const edge::InstructionRecord& r, const std::vector<Bytes>& all, std::span<const uint32_t> operands, Plan& plan) {
     Instruction i{};
     i.name = name(all[4], r.name, r.name_size);
     const std::string where = "instruction '" + std::string(i.name) + "'";
@@ -104,6 +123,10 @@ Instruction instruction(const edge::InstructionRecord& r, const std::vector<Byte
         if (r.data[k] == edge::kNoData) continue;
         if (r.data[k] >= all.size() - edge::kSingles) broken(where + ": data section " + std::to_string(r.data[k]) + " does not exist");
         i.data[k] = all[edge::kSingles + r.data[k]];
+    }
+    if (i.epilogue == edge::EpilogueCode::kTable && r.data[3] != edge::kNoData) {
+        if (!plan.tables.contains(r.data[3])) plan.tables[r.data[3]] = unpacked(i.data[3], where);
+        i.data[3] = plan.tables[r.data[3]];
     }
     i.shift = r.shift, i.lo = r.lo, i.hi = r.hi;
     return i;
@@ -141,7 +164,7 @@ Plan parse(Bytes file) {
     Plan plan;
     plan.arena_bytes = h.arena_bytes;
     for (const auto& r : tensors) plan.tensors.push_back(tensor(r, all[4]));
-    for (const auto& r : instructions) plan.instructions.push_back(instruction(r, all, operands));
+    for (const auto& r : instructions) plan.instructions.push_back(instruction(r, all, operands, plan));
     plan.inputs = interface.subspan(2, interface[0]);
     plan.outputs = interface.subspan(2 + interface[0], interface[1]);
     plan.metadata = {reinterpret_cast<const char*>(all[5].data()), all[5].size()};

@@ -1,7 +1,8 @@
-// A plan in memory: what parse() makes of a file and the executor runs. It points into the file's bytes.
+// A plan in memory: what parse() makes of a file and the executor runs. It points into the file's bytes; tables are its own.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -45,11 +46,16 @@ struct Instruction {
 };
 
 struct Plan {
+    Plan() = default;
+    Plan(Plan&&) = default;
+    Plan(const Plan&) = delete;             // instructions point into `tables`
+
     std::vector<Tensor> tensors;
     std::vector<Instruction> instructions;
     std::span<const uint32_t> inputs, outputs;
     std::string_view metadata;
-    int64_t arena_bytes;
+    int64_t arena_bytes = 0;
+    std::map<uint32_t, std::vector<std::byte>> tables;      // of epilogues, unpacked, by data section
 };
 
 // Limits of a plan; nas/runtime/verify.py holds plans to the same.

@@ -78,7 +78,8 @@ def save(plan: Plan, path: str | Path) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of an artifact by what they are for.  `total` is the file; `overhead` is the share of it that is not weights."""
+    """Bytes of an artifact by what they are for.  `total` is the file; `overhead` is what it has beyond weights and epilogues,
+    as a share of these: tables, the plan, names, metadata."""
 
     weights: int
     tables: int
@@ -87,18 +88,18 @@ class Sizes:
 
     @property
     def overhead(self) -> float:
-        return 1 - self.weights / self.total if self.total else 0.0
+        needed = self.weights + self.epilogues
+        return self.total / needed - 1 if needed else 0.0
 
 
 def sizes(plan: Plan) -> Sizes:
     """Where the bytes of the artifact go: packed weights (f32 ones as they are), tables of codes, multipliers and thresholds."""
     packed = sum(_weight_bytes(plan, i) for i in plan.instructions if "weight" in i.params)
     arrays = [(name, array) for i in plan.instructions for name, array in _epilogue(i).items()]
-    arrays += [("table", plan.weights[i.params["table"]]) for i in plan.instructions if "table" in i.params]
-    once = {(name == "table", array.tobytes()) for name, array in arrays}       # the file holds equal arrays once
-    tables = sum(len(data) for is_table, data in once if is_table)
-    epilogues = sum(len(data) for is_table, data in once if not is_table)
-    return Sizes(packed, tables, epilogues, len(artifact.write(plan)))
+    tables = {artifact.pack_table(array) for name, array in arrays if name == "table"}              # the file holds equal arrays once
+    tables |= {plan.weights[i.params["table"]].tobytes() for i in plan.instructions if "table" in i.params}
+    epilogues = {array.tobytes() for name, array in arrays if name != "table"}
+    return Sizes(packed, sum(map(len, tables)), sum(map(len, epilogues)), len(artifact.write(plan)))
 
 
 def _weight_bytes(plan: Plan, i: Instruction) -> int:

@@ -16,6 +16,7 @@ from searchspaces.ops import LEAKY_SLOPE, MONOTONE
 TABLE_ERROR = 1 / 64        # of an output step, before rounding: what a table is made fine enough for, where MAX_TABLE allows
 MAX_TABLE = 4096
 THRESHOLD_BITS = 4
+CLIP_BITS = 3               # from here on what only clips is linear: 12 bytes a channel, where 7 or 15 thresholds take 29 or 61
 LINEAR = ("none", "relu", "relu6")      # ReLU is a lower clip of the codes, ReLU6 an upper one too
 ADD_LIMIT = 2**22           # of a sum's multipliers: twice 255 codes stay inside int32
 _INT32 = np.iinfo(np.int32)
@@ -26,17 +27,17 @@ _TAIL = 40.0                # beyond +-40, silu, gelu, hardswish and sigmoid are
 def requant(m: Real, b: Real, act: str, grid: Grid, reach: int) -> Requant:
     """The cheapest epilogue that computes the codes of act(acc * m + b), |acc| <= reach, on `grid`.
 
-    linear     none, relu and relu6 above 4 bits: multiplier and bias; off by one code only within 2^-18 of a half
-    threshold  any monotone activation up to 4 bits: exact
+    linear     none, relu and relu6 from 3 bits on: multiplier and bias; off by one code only within 2^-18 of a half
+    threshold  any monotone activation up to 2 bits, those that curve up to 4: exact
     table      everything else: act is sampled at most TABLE_ERROR of an output step from its argument (see `table`)
     """
     m, b = np.atleast_1d(np.asarray(m, dtype=np.float64)), np.atleast_1d(np.asarray(b, dtype=np.float64))
     if not (np.isfinite(m).all() and np.isfinite(b).all()):
         raise CompilerError("a scale or bias is not finite")
+    if act in LINEAR and grid.bits >= CLIP_BITS:
+        return linear(m, b, act, grid, reach)
     if grid.bits <= THRESHOLD_BITS and (act == "none" or act in MONOTONE):
         return thresholds(m, b, act, grid)
-    if act in LINEAR:
-        return linear(m, b, act, grid, reach)
     return table(m, b, act, grid, reach)
 
 

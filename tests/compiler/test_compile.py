@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 
 import nas.compiler as compiler
 from hwmodels.memory import arena
+from nas.bench.model import CLASSES as BENCHED
+from nas.bench.model import yolov8n
 from nas.compiler import CompilerError, run_passes
 from nas.compiler.grids import Grid
 from nas.compiler.interpret import evaluate, without_quantizer
 from nas.compiler.requant import table_error
 from nas.runtime import Executor, artifact, decode, reference
 from nas.runtime.plan import Plan
-from searchspaces import Builder, Graph, Weights, yolobench
+from searchspaces import YOLO, Builder, Graph, Weights, yolobench
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg, sppf
 from searchspaces.heads import yolov8_head
 from searchspaces.ops import WEIGHTED
@@ -113,7 +115,7 @@ def test_every_precision_computes_what_its_graph_means(weights_of, precision, ac
     graph = quantized(detector("c2f", [act] * 5, [precision] * 5, [8, 12, 8], True))
     plan = check(graph, weights_of(graph), photo(), CLASSES)
     kinds = {i.requant.kind for i in plan.instructions if i.op == "conv2d" and i.requant}
-    low = bits(precision)[1] <= 4
+    low = bits(precision)[1] <= 2
     assert ("table" in kinds) == (act == "silu") and "float" in kinds and ("threshold" in kinds) == (low and act == "relu")
 
 
@@ -181,7 +183,15 @@ def test_sizes_account_for_the_file(tmp_path, weights_of):
     assert compiler.save(plan, tmp_path / "a.edge") == found.total == (tmp_path / "a.edge").stat().st_size
     weighted = [i for i in plan.instructions if "wbits" in i.attrs]
     assert found.weights == sum(plan.weights[i.params["weight"]].size * int(i.attrs["wbits"]) // 8 for i in weighted)
-    assert 0 < found.overhead < 1 and found.weights + found.tables + found.epilogues < found.total
+    assert found.weights + found.tables + found.epilogues < found.total
+
+
+@pytest.mark.parametrize("act", ["silu", "relu"])
+def test_a_file_is_its_packed_weights_and_epilogues_and_three_percent(weights_of, act):
+    graphs = [quantized(YOLO.build(yolov8n(96, act, precision), 20)) for precision in ("w2a2", "w8a8")]
+    two, eight = (compiler.sizes(compiler.compile(graph, weights_of(graph), classes=BENCHED)) for graph in graphs)
+    assert two.overhead < 0.03 and eight.overhead < 0.03
+    assert two.total < 0.30 * eight.total
 
 
 def test_a_wrong_number_of_classes_is_refused(weights_of):

@@ -38,6 +38,22 @@ def test_weights_packed_in_python_are_unpacked_in_cpp_to_the_same_codes(bits, ro
     np.testing.assert_array_equal(artifact.unpack_weights(packed, (rows, codes), bits), w)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 200)), min_size=1, max_size=20))
+def test_any_table_survives_its_runs(runs):
+    table = np.concatenate([np.full(length, value, np.uint8) for value, length in runs])
+    np.testing.assert_array_equal(artifact.unpack_table(artifact.pack_table(table)), table)
+
+
+@pytest.mark.parametrize("runs", [b"\x80", b"\xff", b"\xc0\xff\x40", b"\x3f" * 66], ids=["below 0", "cut off", "above 255", "too long"])
+def test_runs_that_are_no_table_are_refused_by_both_readers(runs, monkeypatch):
+    monkeypatch.setattr(artifact, "pack_table", lambda table: runs)
+    file = write(detector())
+    for reader in (read, Executor):
+        with pytest.raises(ArtifactError, match="table"):
+            reader(file)
+
+
 def test_a_plan_is_read_back_as_it_was_written():
     plan = detector()
     file = write(plan)
