@@ -99,7 +99,7 @@ void ThreadPool::do_share(int32_t index) {
 
 void ThreadPool::run(const Call& call) {
     if (workers_.empty() || forks_ != forks.load(std::memory_order_relaxed)) {
-        for (int32_t index = 0; index < count_; ++index) call.one(call.work, {index, count_});
+        for (int32_t index = count_ - 1; index >= 0; --index) call.one(call.work, {index, count_});     // in any order
         return;
     }
     begin(call);
