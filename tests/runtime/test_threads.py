@@ -95,7 +95,7 @@ def test_executors_still_work_in_a_forked_child_which_does_their_shares_alone_la
     assert [a.tobytes() for a in engine.run(x)] == [a.tobytes() for a in wanted]
 
 
-@pytest.mark.parametrize("threads", (0, -1, 257))
+@pytest.mark.parametrize("threads", [0, -1, 257])
 def test_an_impossible_number_of_threads_is_refused_with_what_would_work(threads):
     with pytest.raises(ArtifactError, match=f"threads is {threads}; choose 1 to 256"):
         Executor(write(network(np.random.default_rng(0), 3, 4, 4, 8, 8)[1]), threads=threads)
