@@ -71,7 +71,8 @@ Requant requant_of(const Instruction& i, const Tensor& y) {
 std::vector<Step> make_steps(const Plan& plan, const Options& options) {
     const size_t count = plan.instructions.size();
     if (!options.variants.empty() && options.variants.size() != count)
-        throw ArtifactError("plan: " + std::to_string(count) + " instructions, but " + std::to_string(options.variants.size()) + " variants");
+        throw ArtifactError("plan: " + std::to_string(count) + " instructions, but " + std::to_string(options.variants.size()) +
+                            " variants");
     std::vector<Step> steps;
     for (size_t k = 0; k < count; ++k) {
         const bool own = !options.variants.empty() && !options.variants[k].empty();
