@@ -1,4 +1,4 @@
-"""`edgenas bench model`: one detector at several precisions on our runtime, beside ONNX Runtime, one thread each."""
+"""`edgenas bench model`: one detector at several precisions on our runtime, beside ONNX Runtime, with as many threads each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def yolov8n(size: int, act: str, precision: str = "w8a8") -> Arch:
     })  # fmt: skip
 
 
-def bench(size: int, seconds: float) -> dict[str, Any]:
+def bench(size: int, seconds: float, threads: int = 1) -> dict[str, Any]:
     """Median milliseconds of each contender.  Ours are checked against the numpy reference first, bit for bit where they are integer."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -52,11 +52,11 @@ def bench(size: int, seconds: float) -> dict[str, Any]:
             weights = to_torch(floated(graph)).eval().weights()
             for precision in ("fp32", *PRECISIONS):
                 path = Path(folder) / f"{act}-{precision}.edge"
-                row, call = _ours(act, precision, size, weights, image, path)
+                row, call = _ours(act, precision, size, weights, image, path, threads)
                 rows.append(row)
                 calls.append(call)
             for precision in ("fp32", "w8a8"):
-                row, call = _onnxruntime(act, precision, size, weights, image, Path(folder) / f"{act}-{precision}.onnx")
+                row, call = _onnxruntime(act, precision, size, weights, image, Path(folder) / f"{act}-{precision}.onnx", threads)
                 rows.append(row)
                 calls.append(call)
         times = alternate(calls, seconds)
@@ -66,12 +66,12 @@ def bench(size: int, seconds: float) -> dict[str, Any]:
     for row in rows:
         base = next(r for r in rows if (r["act"], r["engine"], r["precision"]) == (row["act"], "edgenas", "fp32"))
         row["speedup_over_our_fp32"] = base["ms"] / row["ms"]
-    about = {"model": f"YOLOv8n {size}x{size}, {len(CLASSES)} classes, without box decode", "threads": 1, "cpu": cpu_name()}
+    about = {"model": f"YOLOv8n {size}x{size}, {len(CLASSES)} classes, without box decode", "threads": threads, "cpu": cpu_name()}
     return {**about, "isa": executor.isa(), "onnxruntime": versions()["onnxruntime"], "rows": rows}
 
 
 def _ours(
-    act: str, precision: str, size: int, weights: Weights, image: np.ndarray, path: Path
+    act: str, precision: str, size: int, weights: Weights, image: np.ndarray, path: Path, threads: int
 ) -> tuple[dict[str, Any], Callable[[], object]]:
     graph = YOLO.build(yolov8n(size, act, precision if precision != "fp32" else "w8a8"), len(CLASSES))
     if precision == "fp32":
@@ -80,14 +80,14 @@ def _ours(
         net = fake_quantized(graph, weights, [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255])
         plan = compile_plan(quantized(graph), net.weights(), classes=CLASSES)
     save(plan, path)
-    engine = Executor.load(path)
+    engine = Executor.load(path, threads=threads)
     row = {"engine": "edgenas", "act": act, "precision": precision, "size_mb": path.stat().st_size / 1e6,
            "arena_kib": engine.memory.arena_bytes / 1024, "exact": exact_on(path, engine, [image])}  # fmt: skip
     return row, lambda: engine.run(image)
 
 
 def _onnxruntime(
-    act: str, precision: str, size: int, weights: Weights, image: np.ndarray, path: Path
+    act: str, precision: str, size: int, weights: Weights, image: np.ndarray, path: Path, threads: int
 ) -> tuple[dict[str, Any], Callable[[], object]]:
     import onnxruntime as ort
 
@@ -97,7 +97,7 @@ def _onnxruntime(
         weights = net.weights()
     to_onnx.export(graph, weights, path, classes=CLASSES, quantized=precision == "w8a8", decode=False)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     x = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
     name = session.get_inputs()[0].name

@@ -18,13 +18,14 @@ Tables = Annotated[Path, typer.Option(help="Folder of the YOLOBench tables (CSV)
 def bench_model(
     size: Annotated[int, typer.Option(help="Side of the input, px.")] = 320,
     seconds: Annotated[float, typer.Option(help="Time a contender, s.")] = 4.0,
+    threads: Annotated[int, typer.Option(help="Threads of every contender.")] = 1,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """YOLOv8n at several precisions, ours beside ONNX Runtime, one thread, alternating."""
+    """YOLOv8n at several precisions, ours beside ONNX Runtime, alternating."""
     from nas.bench.model import bench
 
-    show(bench(size, seconds), json_)
+    show(bench(size, seconds, threads), json_)
 
 
 @app.command("yolobench")
