@@ -61,6 +61,34 @@ def train_genes(
     return {"model": str(out), **_scores(history)}
 
 
+def import_file(file: Path, out: Path, classes: str, strides: str, bins: int, mean: str, std: str) -> dict[str, Any]:
+    """A .pt2 file as a float model; lists come as text with commas."""
+    from nas.importer import Decode
+    from nas.importer import import_file as convert
+    from nas.model import Model, save
+
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    if strides and not names:
+        raise StepError("a detector's maps do not say which of their channels are classes: name them with --classes")
+    decode = Decode(tuple(int(stride) for stride in _numbers("strides", strides)), len(names), bins) if strides else None
+    graph, weights = convert(file, mean=_numbers("mean", mean) or None, std=_numbers("std", std) or None, decode=decode)
+    outputs = [graph[name].shape for name in graph.outputs]
+    found = decode.classes if decode else outputs[0][0]
+    names = names or tuple(f"class{k}" for k in range(found))
+    if len(names) != found:
+        raise StepError(f"{len(names)} classes are named, and the first output of {file} has {found} channels")
+    save(Model(graph, weights, names, "float", {"imported": file.name}), out)
+    counts = {"nodes": len(graph.nodes), "parameters": sum(array.size for array in weights.arrays().values())}
+    return {"model": str(out), "input": graph.of("input")[0].shape, "outputs": outputs, **counts}
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",") if number.strip()]
+    except ValueError:
+        raise StepError(f"--{option} {text}: want numbers with commas between them") from None
+
+
 def quantize_model(
     model: Path, out: Path, data: str, precision: str, epochs: int, accelerator: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
