@@ -14,6 +14,7 @@ import msgspec
 
 from nas.progress import Progress
 from searchspaces import SPACES, Arch, Graph, Space
+from searchspaces.ops import WEIGHTED
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
@@ -99,6 +100,8 @@ def quantize_model(
     trained, dataset = load(model), load_data(data)
     if trained.stage != "float":
         raise StepError(f"{model} is quantized already; quantize the float model that it came from")
+    if not trained.graph.of("dfl_decode") or trained.graph.of("input")[0].shape[1] != trained.size:
+        raise StepError(f"{model} takes {trained.graph.of('input')[0].shape} images; square detectors are trained (import: --strides)")
     if trained.classes != dataset.classes:
         raise StepError(f"{model} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
     if precision:
@@ -115,19 +118,33 @@ def quantize_model(
 
 
 def at_precision(graph: Graph, precision: str) -> Graph:
-    """The graph with every stage at one precision; the stem and the last 1x1, whose results are float maps, stay at 8 bits."""
+    """The graph with every stage at one precision; the first layers, which read the image, and the last ones stay at 8 bits."""
     from searchspaces.yolo import EDGE_BITS, PRECISIONS, bits
 
     if precision not in PRECISIONS:
         raise StepError(f"no precision '{precision}'; precisions: {', '.join(PRECISIONS)}")
     weights, activations = bits(precision)
-    ends = {name for node in graph.of("dfl_decode") for name in node.inputs}
+    edges = _first_and_last(graph)
     changed = {}
     for node in graph:
-        edge = node.name.startswith("stem.") or node.op == "input" or node.name in ends
+        edge = node.op == "input" or node.name in edges
         w, a = (EDGE_BITS, EDGE_BITS) if edge else (weights, activations)
         changed[node.name] = node.having(abits=a, **({"wbits": w} if "wbits" in node.attrs else {}))
     return graph.edited(changed)
+
+
+def _first_and_last(graph: Graph) -> set[str]:
+    """The layers before and behind which there is no other; what scales each channel alone counts as none."""
+    layers = {node.name for node in graph.of(*WEIGHTED) if node.get("groups", 1) == 1 or node["kernel"] > 1}
+    after: set[str] = set()  # nodes behind a layer
+    for node in graph:
+        if any(name in layers or name in after for name in node.inputs):
+            after.add(node.name)
+    before: set[str] = set()  # nodes whose result a layer depends on
+    for node in reversed(graph.nodes):
+        if node.name in layers or node.name in before:
+            before.update(node.inputs)
+    return {node.name for node in graph.of(*WEIGHTED) if node.name not in after & before}
 
 
 def compile_file(model: Path, out: Path) -> dict[str, Any]:

@@ -335,3 +335,9 @@ def test_the_command_makes_a_model_that_the_other_commands_take(tmp_path):
         steps.import_file(tmp_path / "net.pt2", tmp_path / "net.safetensors", "", "8,16,32", 16, "", "")
     with pytest.raises(steps.StepError, match="2 classes are named, and the first output .* has 3 channels"):
         steps.import_file(tmp_path / "net.pt2", tmp_path / "net.safetensors", "a,b", "", 16, "", "")
+
+
+def test_first_and_last_layer_of_an_imported_net_keep_8_bits(imported):
+    graph = steps.at_precision(imported["resnet18"][2], "w2a2")
+    assert {node.name for node in graph if node.get("wbits") == 8} == {"conv1", "fc"}
+    assert sum(node.get("wbits") == 2 for node in graph) == 19
