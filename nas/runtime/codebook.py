@@ -47,13 +47,15 @@ def conv2d_codebook(
     if weights.ndim != 4 or weights.shape[2] != weights.shape[3] or weights.shape[1] * groups != len(x):
         raise ArtifactError(f"conv2d_codebook: weights {weights.shape} do not suit {len(x)} channels in {groups} groups")
     bits = levels.bit_length() - 1
-    if weights.size and int(weights.max()) >= levels or levels not in (2, 4, 8, 16):
+    if (weights.size and int(weights.max()) >= levels) or levels not in (2, 4, 8, 16):
         raise ArtifactError(f"conv2d_codebook: weight codes up to {weights.max()} and {levels} levels; 2, 4, 8 or 16 levels, one a code")
     if thresholds is not None:
         thresholds = np.ascontiguousarray(thresholds, np.int32)
         sign = np.ones(len(thresholds), np.int8) if sign is None else np.ascontiguousarray(sign, np.int8)
-    signed = 2 * weights.astype(np.int8) - 1 if bits == 1 else weights.astype(np.int16) - levels // 2
-    x, *books = (np.ascontiguousarray(a) for a in (x, weight_levels, activation_levels))
+    codes = weights.astype(np.int8)
+    packed = pack_weights(2 * codes - 1 if bits == 1 else codes - np.int8(levels // 2), bits)
+    books = np.ascontiguousarray(weight_levels), np.ascontiguousarray(activation_levels)
+    geometry = stride, padding, outside, groups
     return engine().conv2d_codebook(
-        x, pack_weights(signed, bits), len(weights), weights.shape[2], *books, stride, padding, outside, groups, thresholds, sign, variant, shares
+        np.ascontiguousarray(x), packed, len(weights), weights.shape[2], *books, *geometry, thresholds, sign, variant, shares
     )
