@@ -209,9 +209,9 @@ struct Codebook {
 };
 
 constexpr Codebook kCodebooks[] = {
-    {"uniform levels", {-2, -1, 0, 1}, {0, 1, 2, 3}},
-    {"small levels", {-5, -1, 2, 5}, {0, 1, 4, 11}},
-    {"int8 levels", {-117, -31, 22, 101}, {0, 23, 61, 127}},
+    {"uniform", {-2, -1, 0, 1}, {0, 1, 2, 3}},
+    {"small", {-5, -1, 2, 5}, {0, 1, 4, 11}},
+    {"int8", {-117, -31, 22, 101}, {0, 23, 61, 127}},
 };
 
 // W2A2 layers with codebooks beside the kernels of uniform codes, which the first codebook must equal.
@@ -239,7 +239,7 @@ bool time_codebook(const Selection& selection) {
             run_shares(conv2d_codebook_variants().back(), b, x, levels.data(), {0});
             if (&book == kCodebooks && p->conv.zero_point == 0) exact = exact && levels == want;
             for (const CodebookVariant& v : conv2d_codebook_variants().first(conv2d_codebook_variants().size() - 1))
-                if (runnable(v.needs) && v.supports(b)) report(book.name, time_variant(v, b, x, y.data()), levels);
+                if (runnable(v.needs) && v.supports(b)) report(std::string(book.name) + " " + v.name, time_variant(v, b, x, y.data()), levels);
         }
     }
     print_means("book", totals);

@@ -1,8 +1,8 @@
 """Convolution with codebooks: codes of 1 to 4 bits stand for int8 levels of any spacing, as learned or clustered quantizers give them.
 
 A function of the engine, not an instruction of a plan.  The kernel looks sums of products up in a table (DeepGEMM, arXiv:2304.09049) and is
-exact for any levels.  It is fastest where the products of two pairs span at most 255, which levels within -5 .. 5 ensure; beyond, a sum is
-looked up in two parts.
+exact for any levels.  Lookups are fast where levels are small, the sums of two products within 255 of each other.  For larger levels, and
+for all on CPUs with VNNI, codes become their levels while they are packed and an int8 convolution does the rest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def conv2d_codebook(
     levels      int8, 2, 4, 8 or 16 of them, in any order
     thresholds  (C_out, levels - 1) int32, ascending, with a sign (C_out,) of -1 or +1: the result is then the uint8 codes of that
                 epilogue, count(sign * sum >= threshold)
-    variant     'avx2' or 'reference'; the fastest that fits where empty.  shares: in how many pieces the work is done, one by one
+    variant     one of nas.runtime.executor.variants('conv2d_codebook'); the fastest that fits where empty
+    shares      in how many pieces the work is done, one by one
     """
     weights, levels = np.asarray(weights), len(weight_levels)
     if weights.ndim != 4 or weights.shape[2] != weights.shape[3] or weights.shape[1] * groups != len(x):

@@ -11,7 +11,7 @@ namespace {
 constexpr int32_t kQ = kCodebookBlock;
 constexpr int32_t kLanes = kCodebookLanes;
 
-bool supports(const CodebookConv2d& b) { return b.conv.groups == 1; }
+bool supports(const CodebookConv2d& b) { return b.conv.groups == 1 && (codebook_fits_bytes(b) || !codebook_fits_int8(b)); }
 size_t prepared_bytes(const CodebookConv2d& b) { return codebook_bytes(b); }
 void prepare(const CodebookConv2d& b, void* prepared) { codebook_prepare(b, prepared); }
 size_t scratch_bytes(const CodebookConv2d& b) { return static_cast<size_t>(codebook_scratch(b).total); }
@@ -173,6 +173,6 @@ void compute(const CodebookConv2d& b, const void* prepared, const uint8_t*, void
 
 }  // namespace
 
-const CodebookVariant kCodebookAvx2{"avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
+const CodebookVariant kCodebookAvx2{"lookup_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

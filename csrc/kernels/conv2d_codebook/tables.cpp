@@ -168,6 +168,8 @@ void put(char* base, int64_t at, const std::vector<T>& values) {
 
 }  // namespace
 
+bool codebook_fits_bytes(const CodebookConv2d& b) { return rows_of(b).top <= kByteTop; }
+
 size_t codebook_bytes(const CodebookConv2d& b) {
     const Planes planes = byte_planes_of(b.conv);
     return static_cast<size_t>(header_of(b, planes, build(b, planes)).total);

@@ -39,6 +39,9 @@ static inline const T* codebook_part(const CodebookTables& t, int64_t offset) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(&t) + offset);
 }
 
+// Whether entries fit a byte. Else the lookup is slower than an int8 convolution of the levels (int8.cpp).
+bool codebook_fits_bytes(const CodebookConv2d&);
+
 size_t codebook_bytes(const CodebookConv2d&);
 void codebook_prepare(const CodebookConv2d&, void* prepared);
 
