@@ -239,7 +239,8 @@ bool time_codebook(const Selection& selection) {
             run_shares(conv2d_codebook_variants().back(), b, x, levels.data(), {0});
             if (&book == kCodebooks && p->conv.zero_point == 0) exact = exact && levels == want;
             for (const CodebookVariant& v : conv2d_codebook_variants().first(conv2d_codebook_variants().size() - 1))
-                if (runnable(v.needs) && v.supports(b)) report(std::string(book.name) + " " + v.name, time_variant(v, b, x, y.data()), levels);
+                if (runnable(v.needs) && v.supports(b))
+                    report(std::string(book.name) + " " + v.name, time_variant(v, b, x, y.data()), levels);
         }
     }
     print_means("book", totals);
@@ -305,7 +306,8 @@ bool check_codebook(Rng& rng, std::map<std::string, int>& counts) {
     const Shape shape = random_shape(rng);
     const auto wbits = static_cast<int32_t>(uniform(rng, 1, 4)), abits = static_cast<int32_t>(uniform(rng, 1, 4));
     const auto kind = static_cast<Epilogue>(uniform(rng, 0, 3));
-    const auto p = make_problem(rng, shape, wbits, abits, static_cast<int32_t>(uniform(rng, 1, 4)), kind, random_fill(rng), random_fill(rng));
+    const auto out_bits = static_cast<int32_t>(uniform(rng, 1, 4));
+    const auto p = make_problem(rng, shape, wbits, abits, out_bits, kind, random_fill(rng), random_fill(rng));
     int8_t levels[2][16];
     const int64_t span = uniform(rng, 1, 127);
     for (auto& side : levels)

@@ -89,7 +89,8 @@ Conv2d geometry(const Input<uint8_t, 3>& x, int32_t c_out, int32_t kernel, int32
     c.c_in = static_cast<int32_t>(x.shape(0)), c.h = static_cast<int32_t>(x.shape(1)), c.w = static_cast<int32_t>(x.shape(2));
     c.c_out = c_out, c.kernel = kernel, c.stride = stride, c.pad = pad, c.groups = groups;
     require(x.size() > 0 && x.size() < size_t{1} << 28 && c_out >= 1 && c_out < 65536, "0 or too many values");
-    require(kernel >= 1 && kernel < 32 && (stride == 1 || stride == 2) && pad >= 0 && pad < kernel, "kernel, stride or padding out of range");
+    require(kernel >= 1 && kernel < 32 && (stride == 1 || stride == 2) && pad >= 0 && pad < kernel,
+            "kernel, stride or padding out of range");
     require(groups >= 1 && c.c_in % groups == 0 && c_out % groups == 0, "the groups do not divide the channels");
     require(c.h + 2 * pad >= kernel && c.w + 2 * pad >= kernel, "the kernel is larger than the padded input");
     c.h_out = (c.h + 2 * pad - kernel) / stride + 1, c.w_out = (c.w + 2 * pad - kernel) / stride + 1;

@@ -63,4 +63,11 @@ def import_file(
         data = Path(path).read_bytes()
     except OSError as fault:
         raise ImporterError(f"{path}: {fault.strerror}") from None
-    return convert(read(data, str(path)), mean=mean, std=std, decode=decode, bits=bits)
+    trace = read(data, str(path))
+    try:
+        return convert(trace, mean=mean, std=std, decode=decode, bits=bits)
+    except ImporterError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError) as fault:
+        # A file that torch did not write: calls with arguments that their operators do not have, or out of order.
+        raise ImporterError(f"{path} holds a graph that is not sound: {type(fault).__name__}: {fault}") from None

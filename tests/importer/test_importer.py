@@ -298,7 +298,7 @@ def test_nothing_in_a_file_is_unpickled(file):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_broken_file_gives_an_error_that_names_it(file, data):
     """Any number or word of its JSON replaced, or any member cut."""
     parts = members(file)

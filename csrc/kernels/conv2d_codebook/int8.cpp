@@ -100,6 +100,7 @@ bool codebook_fits_int8(const CodebookConv2d& b) {
 }
 
 const CodebookVariant kCodebookInt8{"int8", cpu::kAny, codebook_fits_int8, prepared_bytes, prepare, scratch_bytes, pack, compute};
-const CodebookVariant kCodebookInt8Avx512{"int8_avx512", cpu::kAvx512, codebook_fits_int8, prepared_bytes, prepare, scratch_bytes, pack, compute};
+const CodebookVariant kCodebookInt8Avx512{"int8_avx512", cpu::kAvx512, codebook_fits_int8, prepared_bytes, prepare,
+                                          scratch_bytes, pack, compute};
 
 }  // namespace edgenas
