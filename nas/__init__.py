@@ -15,8 +15,9 @@ import nas.search  # noqa: F401 - bound before the function below: the first imp
 
 if TYPE_CHECKING:
     from nas.job import Run
+    from searchspaces import Graph, Weights
 
-__all__ = ["open_run", "resume", "search"]
+__all__ = ["import_module", "open_run", "resume", "search"]
 
 
 def search(
@@ -56,6 +57,13 @@ def open_run(path: str) -> Run:
     from nas.job import Run as Opened
 
     return Opened.open(path)
+
+
+def import_module(module: Any, example: Any, **settings: Any) -> tuple[Graph, Weights]:
+    """A user's own torch module in eval mode as a Graph and its float weights; keywords and errors are nas.importer.import_module's."""
+    from nas.importer import import_module as convert
+
+    return convert(module, example, **settings)
 
 
 def __getattr__(name: str) -> Any:

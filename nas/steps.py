@@ -14,6 +14,7 @@ import msgspec
 
 from nas.progress import Progress
 from searchspaces import SPACES, Arch, Graph, Space
+from searchspaces.ops import WEIGHTED
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
@@ -61,6 +62,34 @@ def train_genes(
     return {"model": str(out), **_scores(history)}
 
 
+def import_file(file: Path, out: Path, classes: str, strides: str, bins: int, mean: str, std: str) -> dict[str, Any]:
+    """A .pt2 file as a float model; lists come as text with commas."""
+    from nas.importer import Decode
+    from nas.importer import import_file as convert
+    from nas.model import Model, save
+
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    if strides and not names:
+        raise StepError("a detector's maps do not say which of their channels are classes: name them with --classes")
+    decode = Decode(tuple(int(stride) for stride in _numbers("strides", strides)), len(names), bins) if strides else None
+    graph, weights = convert(file, mean=_numbers("mean", mean) or None, std=_numbers("std", std) or None, decode=decode)
+    outputs = [graph[name].shape for name in graph.outputs]
+    found = decode.classes if decode else outputs[0][0]
+    names = names or tuple(f"class{k}" for k in range(found))
+    if len(names) != found:
+        raise StepError(f"{len(names)} classes are named, and the first output of {file} has {found} channels")
+    save(Model(graph, weights, names, "float", {"imported": file.name}), out)
+    counts = {"nodes": len(graph.nodes), "parameters": sum(array.size for array in weights.arrays().values())}
+    return {"model": str(out), "input": graph.of("input")[0].shape, "outputs": outputs, **counts}
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",") if number.strip()]
+    except ValueError:
+        raise StepError(f"--{option} {text}: want numbers with commas between them") from None
+
+
 def quantize_model(
     model: Path, out: Path, data: str, precision: str, epochs: int, accelerator: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
@@ -71,6 +100,8 @@ def quantize_model(
     trained, dataset = load(model), load_data(data)
     if trained.stage != "float":
         raise StepError(f"{model} is quantized already; quantize the float model that it came from")
+    if not trained.graph.of("dfl_decode") or trained.graph.of("input")[0].shape[1] != trained.size:
+        raise StepError(f"{model} takes {trained.graph.of('input')[0].shape} images; square detectors are trained (import: --strides)")
     if trained.classes != dataset.classes:
         raise StepError(f"{model} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
     if precision:
@@ -87,19 +118,33 @@ def quantize_model(
 
 
 def at_precision(graph: Graph, precision: str) -> Graph:
-    """The graph with every stage at one precision; the stem and the last 1x1, whose results are float maps, stay at 8 bits."""
+    """The graph with every stage at one precision; the first layers, which read the image, and the last ones stay at 8 bits."""
     from searchspaces.yolo import EDGE_BITS, PRECISIONS, bits
 
     if precision not in PRECISIONS:
         raise StepError(f"no precision '{precision}'; precisions: {', '.join(PRECISIONS)}")
     weights, activations = bits(precision)
-    ends = {name for node in graph.of("dfl_decode") for name in node.inputs}
+    edges = _first_and_last(graph)
     changed = {}
     for node in graph:
-        edge = node.name.startswith("stem.") or node.op == "input" or node.name in ends
+        edge = node.op == "input" or node.name in edges
         w, a = (EDGE_BITS, EDGE_BITS) if edge else (weights, activations)
         changed[node.name] = node.having(abits=a, **({"wbits": w} if "wbits" in node.attrs else {}))
     return graph.edited(changed)
+
+
+def _first_and_last(graph: Graph) -> set[str]:
+    """The layers before and behind which there is no other; what scales each channel alone counts as none."""
+    layers = {node.name for node in graph.of(*WEIGHTED) if node.get("groups", 1) == 1 or node["kernel"] > 1}
+    after: set[str] = set()  # nodes behind a layer
+    for node in graph:
+        if any(name in layers or name in after for name in node.inputs):
+            after.add(node.name)
+    before: set[str] = set()  # nodes whose result a layer depends on
+    for node in reversed(graph.nodes):
+        if node.name in layers or node.name in before:
+            before.update(node.inputs)
+    return {node.name for node in graph.of(*WEIGHTED) if node.name not in after & before}
 
 
 def compile_file(model: Path, out: Path, tuned: bool = False) -> dict[str, Any]:

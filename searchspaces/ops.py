@@ -84,6 +84,12 @@ def _same(shapes: list[Shape], attrs: Attrs) -> Shape:
     return shapes[0]
 
 
+def _mul_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
+    """Two maps of one shape, or a map and one factor for each of its channels (C, 1, 1), as squeeze-and-excitation has it."""
+    x, factor = shapes
+    return x if len(x) == 3 and factor == (x[0], 1, 1) else _same(shapes, attrs)
+
+
 def _concat_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     if any(shape[1:] != shapes[0][1:] for shape in shapes):
         raise GraphError(f"maps of different size: {', '.join(map(str, shapes))}")
@@ -141,7 +147,7 @@ OPS: dict[str, Op] = {
         Op("batchnorm", _same, ("eps",), _FUSED, params=lambda shapes, attrs: 2 * shapes[0][0]),
         Op("activation", _same, ("kind",), _FUSED),
         Op("add", _same, (), ("rep", *_FUSED), inputs=_MANY),
-        Op("mul", _same, (), _FUSED, inputs=(2, 2)),
+        Op("mul", _mul_shape, (), _FUSED, inputs=(2, 2)),
         Op("scale", _same, (), _FUSED, params=lambda shapes, attrs: 1),
         Op("concat", _concat_shape, (), ("abits",), inputs=_MANY),
         Op("slice", _slice_shape, ("start", "stop"), ("abits",)),

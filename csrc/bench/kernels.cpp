@@ -15,6 +15,7 @@
 #include <numeric>
 
 #include "../runtime/cpu.h"
+#include "../kernels/conv2d_codebook/kernel.h"
 #include "problem.h"
 
 namespace edgenas::bench {
@@ -201,6 +202,51 @@ bool time_f32(const Selection& selection) {
     return close;
 }
 
+// Codebooks of 2 bits: the levels that uniform codes stand for, a small one whose entries fit a byte, and one of any int8.
+struct Codebook {
+    const char* name;
+    int8_t weights[4], activations[4];
+};
+
+constexpr Codebook kCodebooks[] = {
+    {"uniform", {-2, -1, 0, 1}, {0, 1, 2, 3}},
+    {"small", {-5, -1, 2, 5}, {0, 1, 4, 11}},
+    {"int8", {-117, -31, 22, 101}, {0, 23, 61, 127}},
+};
+
+// W2A2 layers with codebooks beside the kernels of uniform codes, which the first codebook must equal.
+bool time_codebook(const Selection& selection) {
+    std::map<std::string, Totals> totals;
+    bool exact = true;
+    for (const Layer& l : kLayers) {
+        if (!selection.wants(l)) continue;
+        Rng rng(1);
+        const auto p = make_problem(rng, l.shape, 2, 2, 2, Epilogue::kThreshold, Fill::kNormal, Fill::kRandom);
+        const AlignedBytes copy(*p->x), y(p->y_bytes);
+        const auto* x = static_cast<const uint8_t*>(copy.data());
+        const auto report = [&](const std::string& name, double us, const std::vector<uint8_t>& want) {
+            const bool same = std::memcmp(y.data(), want.data(), want.size()) == 0;
+            exact = exact && same;
+            print_row("book", l.name, name.c_str(), us, static_cast<double>(macs(l.shape)), same ? "exact" : "DIFFERS", totals[name]);
+        };
+        std::vector<uint8_t> want(p->y_bytes);
+        run_shares(conv2d_variants().back(), p->conv, x, want.data(), {0});
+        for (const Variant& v : conv2d_variants().first(conv2d_variants().size() - 1))
+            if (runnable(v.needs) && v.supports(p->conv)) report(v.name, time_variant(v, p->conv, x, y.data()), want);
+        for (const Codebook& book : kCodebooks) {
+            const CodebookConv2d b{p->conv, book.weights, book.activations, false};
+            std::vector<uint8_t> levels(p->y_bytes);
+            run_shares(conv2d_codebook_variants().back(), b, x, levels.data(), {0});
+            if (&book == kCodebooks && p->conv.zero_point == 0) exact = exact && levels == want;
+            for (const CodebookVariant& v : conv2d_codebook_variants().first(conv2d_codebook_variants().size() - 1))
+                if (runnable(v.needs) && v.supports(b))
+                    report(std::string(book.name) + " " + v.name, time_variant(v, b, x, y.data()), levels);
+        }
+    }
+    print_means("book", totals);
+    return exact;
+}
+
 Fill random_fill(Rng& rng) {
     constexpr Fill kFills[] = {Fill::kRandom, Fill::kNormal, Fill::kRandom, Fill::kMax, Fill::kMin, Fill::kAlternating};
     return kFills[uniform(rng, 0, 5)];
@@ -256,11 +302,39 @@ bool check_f32(Rng& rng, std::map<std::string, int>& counts) {
     return true;
 }
 
+bool check_codebook(Rng& rng, std::map<std::string, int>& counts) {
+    const Shape shape = random_shape(rng);
+    const auto wbits = static_cast<int32_t>(uniform(rng, 1, 4)), abits = static_cast<int32_t>(uniform(rng, 1, 4));
+    const auto kind = static_cast<Epilogue>(uniform(rng, 0, 3));
+    const auto out_bits = static_cast<int32_t>(uniform(rng, 1, 4));
+    const auto p = make_problem(rng, shape, wbits, abits, out_bits, kind, random_fill(rng), random_fill(rng));
+    int8_t levels[2][16];
+    const int64_t span = uniform(rng, 1, 127);
+    for (auto& side : levels)
+        for (int8_t& level : side) level = static_cast<int8_t>(uniform(rng, -span, span));
+    const CodebookConv2d b{p->conv, levels[0], levels[1], false};
+    std::vector<uint8_t> want(p->y_bytes);
+    run_shares(conv2d_codebook_variants().back(), b, p->x->data(), want.data(), {0});
+    for (const CodebookVariant& v : conv2d_codebook_variants()) {
+        if (!runnable(v.needs) || !v.supports(b)) continue;
+        const GuardedBytes y(p->y_bytes, uniform(rng, 0, 1) != 0);
+        std::memset(y.data(), 0xA5, y.size());
+        run_shares(v, b, p->x->data(), y.data(), random_order(rng));
+        ++counts[v.name];
+        if (std::memcmp(y.data(), want.data(), want.size()) == 0) continue;
+        std::printf("codebook %s differs: %s w%da%d levels within %d\n", v.name, describe(shape).c_str(), wbits, abits,
+                    static_cast<int>(span));
+        return false;
+    }
+    return true;
+}
+
 int check(int count, uint64_t seed) {
     Rng rng(seed);
-    std::map<std::string, int> codes, floats;
+    std::map<std::string, int> codes, floats, books;
     for (int i = 0; i < count; ++i)
-        if (!check_codes(rng, codes) || !check_f32(rng, floats)) return 1;
+        if (!check_codes(rng, codes) || !check_f32(rng, floats) || !check_codebook(rng, books)) return 1;
+    for (const auto& [name, n] : books) std::printf("codebook   %-18s %d problems exact\n", name.c_str(), n);
     for (const auto& [name, n] : codes) std::printf("conv2d     %-18s %d problems exact\n", name.c_str(), n);
     for (const auto& [name, n] : floats) std::printf("conv2d_f32 %-18s %d problems within %g\n", name.c_str(), n, kFloatTolerance);
     return 0;
@@ -270,6 +344,7 @@ int time_all(const Selection& selection) {
     bool good = true;
     for (const Precision& p : kPrecisions)
         if (selection.wants(p.name)) good = time_precision(p, selection) && good;
+    if (selection.wants("book")) good = time_codebook(selection) && good;
     if (selection.wants("fp32")) good = time_f32(selection) && good;
     return good ? 0 : 1;
 }

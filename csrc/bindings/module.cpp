@@ -14,6 +14,7 @@
 #include "../kernels/conv2d/kernel.h"
 #include "../runtime/cpu.h"
 #include "../runtime/executor.h"
+#include "codebook.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -247,4 +248,5 @@ NB_MODULE(_csrc, m) {
     m.def("unpack_weights", &unpack_weights, "packed"_a, "rows"_a, "codes"_a, "bits"_a);
     m.def("variants", [](const std::string& op) { return edgenas::variants(op); }, "op"_a);
     m.def("isa", &isa);
+    edgenas::bind_codebook(m);
 }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "../kernels/conv2d/kernel.h"
+#include "../kernels/conv2d_codebook/kernel.h"
 #include "../kernels/conv2d_f32/kernel.h"
 
 namespace edgenas {
@@ -86,6 +87,7 @@ std::vector<Step> make_steps(const Plan& plan, const Options& options) {
 std::vector<std::string> variants(std::string_view op) {
     if (op == "conv2d" || op == "conv_transpose2d") return names(conv2d_variants());
     if (op == "conv2d_f32") return names(conv2d_f32_variants());
+    if (op == "conv2d_codebook") return names(conv2d_codebook_variants());
     for (const auto other : {"linear", "softmax", "matmul", "layernorm"})
         if (op == other) return {"reference"};
     for (const auto* known : kOpNames)

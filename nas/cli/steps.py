@@ -48,6 +48,24 @@ def quantize(
     show(quantize_model(model, out, data, precision, epochs, accelerator, seed, progress()), json_)
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .pt2 file of torch.export.save; nothing in it is run or unpickled.")],
+    out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
+    classes: Annotated[str, typer.Option(help="Names, with commas between them; default: class0, class1, ..")] = "",
+    strides: Annotated[str, typer.Option(help="A detector's, such as 8,16,32: its outputs are raw maps, and boxes are decoded here.")] = "",
+    bins: Annotated[int, typer.Option(help="Bins of a detector's box sides.")] = 16,
+    mean: Annotated[str, typer.Option(help="Of a net that wants (image - mean) / std, images in 0..1: one number or one a channel.")] = "",
+    std: Annotated[str, typer.Option(help="See --mean.")] = "",
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take in a network of your own, from torch.export."""
+    from nas.steps import import_file
+
+    show(import_file(file, out, classes, strides, bins, mean, std), json_)
+
+
 @app.command("compile")
 def compile_(
     model: Annotated[Path, typer.Argument(help="A float or quantized model (.safetensors).")],
