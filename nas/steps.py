@@ -8,12 +8,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from nas.progress import Progress
-from searchspaces import SPACES, Arch, Graph, Space
+from searchspaces import SPACES, Arch, Space
+
+if TYPE_CHECKING:
+    from nas.data import Dataset
+    from nas.model import Model
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
@@ -62,19 +66,27 @@ def train_genes(
 
 
 def quantize_model(
-    model: Path, out: Path, data: str, precision: str, epochs: int, accelerator: str, seed: int, progress: Progress
-) -> dict[str, Any]:
+    model: Path, out: Path, data: str, precision: str, limits: Mapping[str, float], device: str, sensitivity: str, epochs: int,
+    accelerator: str, seed: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Bits of the genes, of one `precision` for all layers, or chosen for each layer within `limits` of 'latency_ms' and 'size_mb'."""
     from nas.data import load as load_data
     from nas.finalist import Recipe, train_quantized
     from nas.model import load, save
+    from nas.quant import at_precision
 
+    if precision and limits:
+        raise StepError("--precision gives every layer its bits; leave it out where a target is to choose them")
     trained, dataset = load(model), load_data(data)
     if trained.stage != "float":
         raise StepError(f"{model} is quantized already; quantize the float model that it came from")
     if trained.classes != dataset.classes:
         raise StepError(f"{model} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
+    chosen: dict[str, Any] = {}
     if precision:
         trained = replace(trained, graph=at_precision(trained.graph, precision))
+    elif limits:
+        trained, chosen = with_chosen_bits(trained, dataset, limits, device, sensitivity, progress)
     recipe = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
     with progress.task("quantize", epochs) as task:
@@ -83,23 +95,24 @@ def quantize_model(
         )
     save(result, out)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"model": str(out), **_scores(history)}
+    return {"model": str(out), **_scores(history), **chosen}
 
 
-def at_precision(graph: Graph, precision: str) -> Graph:
-    """The graph with every stage at one precision; the stem and the last 1x1, whose results are float maps, stay at 8 bits."""
-    from searchspaces.yolo import EDGE_BITS, PRECISIONS, bits
+def with_chosen_bits(
+    trained: Model, dataset: Dataset, limits: Mapping[str, float], device: str, sensitivity: str, progress: Progress
+) -> tuple[Model, dict[str, Any]]:
+    """A float model with the least sensitive bits within the limits on its graph, and what was chosen, to show."""
+    from nas.deploy.local import find_device
+    from nas.finalist import calibration_batches
+    from nas.quant.mixed import choose
+    from nas.quant.precisions import mixed
 
-    if precision not in PRECISIONS:
-        raise StepError(f"no precision '{precision}'; precisions: {', '.join(PRECISIONS)}")
-    weights, activations = bits(precision)
-    ends = {name for node in graph.of("dfl_decode") for name in node.inputs}
-    changed = {}
-    for node in graph:
-        edge = node.name.startswith("stem.") or node.op == "input" or node.name in ends
-        w, a = (EDGE_BITS, EDGE_BITS) if edge else (weights, activations)
-        changed[node.name] = node.having(abits=a, **({"wbits": w} if "wbits" in node.attrs else {}))
-    return graph.edited(changed)
+    images = list(calibration_batches(dataset, trained.size, 2))
+    found = choose(
+        trained.graph, trained.weights, images, len(dataset.classes), find_device(device, progress), limits, measure=sensitivity
+    )
+    layers = [{"layer": name, "precision": p, "sensitivity": found.sensitivity[name][p]} for name, p in found.precisions.items()]
+    return replace(trained, graph=mixed(trained.graph, found.precisions)), {**found.costs, "layers": layers}
 
 
 def compile_file(model: Path, out: Path) -> dict[str, Any]:
