@@ -18,6 +18,7 @@ from searchspaces import SPACES, Arch, Space
 if TYPE_CHECKING:
     from nas.data import Dataset
     from nas.model import Model
+    from searchspaces import Weights
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
@@ -47,22 +48,34 @@ def space_named(name: str) -> Space:
 
 
 def train_genes(
-    genes: Path, out: Path, data: str, space: str, epochs: int, accelerator: str, seed: int, progress: Progress
+    genes: Path, out: Path, data: str, space: str, start: Path | None, epochs: int, accelerator: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
+    """From scratch, or from the arrays of the file `start` that fit."""
     from nas.data import load
     from nas.finalist import Recipe, train_float
     from nas.model import save
+    from nas.train import Started, start_from
+    from searchspaces.quantizers import floated
 
     arch, dataset = read_genes(genes, space_named(space)), load(data)
     graph = SPACES[space].build(arch, len(dataset.classes))
     recipe = Recipe(epochs=epochs, accelerator=accelerator, seed=seed)
     settings = recipe.for_float(int(arch["resolution"]), dataset, quantized=False)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
+    started: list[Started] = []
+
+    def from_file(weights: Weights) -> Weights:
+        assert start is not None
+        started.append(start_from(start, floated(graph), weights))
+        return started[0].weights
+
     with progress.task("train", epochs) as task:
-        model, history = train_float(graph, dataset, settings, folder, lambda stage, record: task.advance(1))
+        model, history = train_float(
+            graph, dataset, settings, folder, lambda stage, record: task.advance(1), from_file if start is not None else None
+        )
     save(model, out)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"model": str(out), **_scores(history)}
+    return {"model": str(out), **_scores(history), **({"start": started[0].text()} if started else {})}
 
 
 def quantize_model(

@@ -18,16 +18,17 @@ def train(
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     data: Data = "digits",
     space: Annotated[str, typer.Option(help="The search space of the genes.")] = "yolo",
+    start: Annotated[Path | None, typer.Option(help="Start weights: .safetensors or a torch state dict; what fits is taken.")] = None,
     epochs: Epochs = 40,
     accelerator: Accelerator = "auto",
     seed: Seed = 0,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train one network from scratch in float; an interrupted training goes on."""
+    """Train one network in float, from scratch or from somebody's weights; an interrupted training goes on."""
     from nas.steps import train_genes
 
-    show(train_genes(genes, out, data, space, epochs, accelerator, seed, progress()), json_)
+    show(train_genes(genes, out, data, space, start, epochs, accelerator, seed, progress()), json_)
 
 
 @app.command()
