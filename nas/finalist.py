@@ -17,12 +17,13 @@ from nas.quant import QatSettings, fake_quantized, quantize
 from nas.runtime.executor import isa
 from nas.train import Detections, EpochRecord, History, TrainSettings, evaluate, fit, set_head_prior
 from predictors import Estimate
-from searchspaces import SPACES, Arch, Graph
+from searchspaces import SPACES, Arch, Graph, Weights
 from searchspaces.module import to_torch
 from searchspaces.quantizers import floated, quantized
 from searchspaces.rewrite import is_float, merge_rep
 
 Note = Callable[[str, EpochRecord], None]
+Start = Callable[[Weights], Weights]
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
 
 
@@ -70,11 +71,18 @@ def calibration_batches(dataset: Dataset, size: int, batches: int, batch: int = 
         yield torch.from_numpy(found.images).float() / 255
 
 
-def train_float(graph: Graph, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note) -> tuple[Model, History]:
-    """Train the float form of a graph from scratch; resumes from `folder`.  The model is merged: its quantizers come after that."""
+def train_float(
+    graph: Graph, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note, start: Start | None = None
+) -> tuple[Model, History]:
+    """Train the float form of a graph; resumes from `folder`.  The model is merged: its quantizers come after that.
+
+    From scratch, or from what `start` makes of random weights (a file's arrays in their places).
+    """
     torch.manual_seed(settings.seed)
     net = to_torch(floated(graph))
     set_head_prior(net, len(dataset.classes), settings.size)
+    if start is not None:
+        net.load(start(net.weights()))
     history = fit(net, dataset, settings, out=folder, on_epoch=lambda record: note("float", record))
     merged, weights = merge_rep(graph, net.weights())
     return Model(merged, weights, dataset.classes, "float"), history

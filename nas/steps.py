@@ -8,13 +8,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from nas.progress import Progress
-from searchspaces import SPACES, Arch, Graph, Space
-from searchspaces.ops import WEIGHTED
+from searchspaces import SPACES, Arch, Space
+
+if TYPE_CHECKING:
+    from nas.data import Dataset
+    from nas.model import Model
+    from searchspaces import Weights
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
@@ -44,22 +48,34 @@ def space_named(name: str) -> Space:
 
 
 def train_genes(
-    genes: Path, out: Path, data: str, space: str, epochs: int, accelerator: str, seed: int, progress: Progress
+    genes: Path, out: Path, data: str, space: str, start: Path | None, epochs: int, accelerator: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
+    """From scratch, or from the arrays of the file `start` that fit."""
     from nas.data import load
     from nas.finalist import Recipe, train_float
     from nas.model import save
+    from nas.train import Started, start_from
+    from searchspaces.quantizers import floated
 
     arch, dataset = read_genes(genes, space_named(space)), load(data)
     graph = SPACES[space].build(arch, len(dataset.classes))
     recipe = Recipe(epochs=epochs, accelerator=accelerator, seed=seed)
     settings = recipe.for_float(int(arch["resolution"]), dataset, quantized=False)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
+    started: list[Started] = []
+
+    def from_file(weights: Weights) -> Weights:
+        assert start is not None
+        started.append(start_from(start, floated(graph), weights))
+        return started[0].weights
+
     with progress.task("train", epochs) as task:
-        model, history = train_float(graph, dataset, settings, folder, lambda stage, record: task.advance(1))
+        model, history = train_float(
+            graph, dataset, settings, folder, lambda stage, record: task.advance(1), from_file if start is not None else None
+        )
     save(model, out)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"model": str(out), **_scores(history)}
+    return {"model": str(out), **_scores(history), **({"start": started[0].text()} if started else {})}
 
 
 def import_file(file: Path, out: Path, classes: str, strides: str, bins: int, mean: str, std: str) -> dict[str, Any]:
@@ -91,12 +107,17 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def quantize_model(
-    model: Path, out: Path, data: str, precision: str, epochs: int, accelerator: str, seed: int, progress: Progress
-) -> dict[str, Any]:
+    model: Path, out: Path, data: str, precision: str, limits: Mapping[str, float], device: str, sensitivity: str, epochs: int,
+    accelerator: str, seed: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Bits of the genes, of one `precision` for all layers, or chosen for each layer within `limits` of 'latency_ms' and 'size_mb'."""
     from nas.data import load as load_data
     from nas.finalist import Recipe, train_quantized
     from nas.model import load, save
+    from nas.quant import at_precision
 
+    if precision and limits:
+        raise StepError("--precision gives every layer its bits; leave it out where a target is to choose them")
     trained, dataset = load(model), load_data(data)
     if trained.stage != "float":
         raise StepError(f"{model} is quantized already; quantize the float model that it came from")
@@ -104,8 +125,11 @@ def quantize_model(
         raise StepError(f"{model} takes {trained.graph.of('input')[0].shape} images; square detectors are trained (import: --strides)")
     if trained.classes != dataset.classes:
         raise StepError(f"{model} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
+    chosen: dict[str, Any] = {}
     if precision:
         trained = replace(trained, graph=at_precision(trained.graph, precision))
+    elif limits:
+        trained, chosen = with_chosen_bits(trained, dataset, limits, device, sensitivity, progress)
     recipe = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
     with progress.task("quantize", epochs) as task:
@@ -114,37 +138,24 @@ def quantize_model(
         )
     save(result, out)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"model": str(out), **_scores(history)}
+    return {"model": str(out), **_scores(history), **chosen}
 
 
-def at_precision(graph: Graph, precision: str) -> Graph:
-    """The graph with every stage at one precision; the first layers, which read the image, and the last ones stay at 8 bits."""
-    from searchspaces.yolo import EDGE_BITS, PRECISIONS, bits
+def with_chosen_bits(
+    trained: Model, dataset: Dataset, limits: Mapping[str, float], device: str, sensitivity: str, progress: Progress
+) -> tuple[Model, dict[str, Any]]:
+    """A float model with the least sensitive bits within the limits on its graph, and what was chosen, to show."""
+    from nas.deploy.local import find_device
+    from nas.finalist import calibration_batches
+    from nas.quant.mixed import choose
+    from nas.quant.precisions import mixed
 
-    if precision not in PRECISIONS:
-        raise StepError(f"no precision '{precision}'; precisions: {', '.join(PRECISIONS)}")
-    weights, activations = bits(precision)
-    edges = _first_and_last(graph)
-    changed = {}
-    for node in graph:
-        edge = node.op == "input" or node.name in edges
-        w, a = (EDGE_BITS, EDGE_BITS) if edge else (weights, activations)
-        changed[node.name] = node.having(abits=a, **({"wbits": w} if "wbits" in node.attrs else {}))
-    return graph.edited(changed)
-
-
-def _first_and_last(graph: Graph) -> set[str]:
-    """The layers before and behind which there is no other; what scales each channel alone counts as none."""
-    layers = {node.name for node in graph.of(*WEIGHTED) if node.get("groups", 1) == 1 or node["kernel"] > 1}
-    after: set[str] = set()  # nodes behind a layer
-    for node in graph:
-        if any(name in layers or name in after for name in node.inputs):
-            after.add(node.name)
-    before: set[str] = set()  # nodes whose result a layer depends on
-    for node in reversed(graph.nodes):
-        if node.name in layers or node.name in before:
-            before.update(node.inputs)
-    return {node.name for node in graph.of(*WEIGHTED) if node.name not in after & before}
+    images = list(calibration_batches(dataset, trained.size, 2))
+    found = choose(
+        trained.graph, trained.weights, images, len(dataset.classes), find_device(device, progress), limits, measure=sensitivity
+    )
+    layers = [{"layer": name, "precision": p, "sensitivity": found.sensitivity[name][p]} for name, p in found.precisions.items()]
+    return replace(trained, graph=mixed(trained.graph, found.precisions)), {**found.costs, "layers": layers}
 
 
 def compile_file(model: Path, out: Path, tuned: bool = False) -> dict[str, Any]:

@@ -31,7 +31,7 @@ ACT: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class _Weighted(nn.Module):
+class Weighted(nn.Module):
     """conv2d, conv_transpose2d or linear, with a weight quantizer where the node has fewer than 32 bits."""
 
     def __init__(self, node: Node, c_in: int) -> None:
@@ -125,7 +125,7 @@ class GraphModule(nn.Module):
         shape = self.graph.in_shapes(node)[0]
         key = node.name.replace(".", "/")
         if node.op in ("conv2d", "conv_transpose2d", "linear"):
-            self.layers[key] = _Weighted(node, shape[-1] if node.op == "linear" else shape[0])
+            self.layers[key] = Weighted(node, shape[-1] if node.op == "linear" else shape[0])
         elif node.op == "batchnorm":
             self.layers[key] = nn.BatchNorm2d(shape[0], node["eps"], BN_MOMENTUM)
         elif node.op == "layernorm":
@@ -170,7 +170,7 @@ class GraphModule(nn.Module):
         for norm in norms:
             norm.momentum = BN_MOMENTUM
         for module in self.modules():
-            if isinstance(module, _Weighted) and module.quantizer is not None:
+            if isinstance(module, Weighted) and module.quantizer is not None:
                 module.quantizer.fit(module.weight)
             elif isinstance(module, ActivationQuantizer):
                 module.fit()
@@ -205,7 +205,7 @@ class GraphModule(nn.Module):
                 if array.shape != tuple(tensor.shape):
                     raise GraphError(f"weights '{node.name}.{param}' have shape {array.shape}; this net needs {tuple(tensor.shape)}")
                 tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)).view(tensor.shape))
-            if isinstance(layer, _Weighted) and layer.quantizer is not None and (node, "weight_scale") in weights:
+            if isinstance(layer, Weighted) and layer.quantizer is not None and (node, "weight_scale") in weights:
                 layer.quantizer.log_scale.copy_(torch.from_numpy(np.log(weights[node, "weight_scale"])))
             if node.op == "quantize" and (node, "scale") in weights:
                 quantizer = self.layers["quant:" + node["group"].replace(".", "/")]
@@ -216,7 +216,7 @@ class GraphModule(nn.Module):
 
 def _tensors(layer: nn.Module | None) -> dict[str, Tensor]:
     """Parameter names of Weights -> the tensors of a layer; weight_scale is derived, so it is read here and set by load."""
-    if isinstance(layer, _Weighted):
+    if isinstance(layer, Weighted):
         found: dict[str, Tensor] = {"weight": layer.weight}
         if layer.bias is not None:
             found["bias"] = layer.bias

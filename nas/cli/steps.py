@@ -18,16 +18,17 @@ def train(
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     data: Data = "digits",
     space: Annotated[str, typer.Option(help="The search space of the genes.")] = "yolo",
+    start: Annotated[Path | None, typer.Option(help="Start weights: .safetensors or a torch state dict; what fits is taken.")] = None,
     epochs: Epochs = 40,
     accelerator: Accelerator = "auto",
     seed: Seed = 0,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train one network from scratch in float; an interrupted training goes on."""
+    """Train one network in float, from scratch or from somebody's weights; an interrupted training goes on."""
     from nas.steps import train_genes
 
-    show(train_genes(genes, out, data, space, epochs, accelerator, seed, progress()), json_)
+    show(train_genes(genes, out, data, space, start, epochs, accelerator, seed, progress()), json_)
 
 
 @app.command()
@@ -35,17 +36,24 @@ def quantize(
     model: Annotated[Path, typer.Argument(help="A float model (.safetensors) of `edgenas train`.")],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     data: Data = "digits",
-    precision: Annotated[str, typer.Option(help="w8a8, w4a4, w2a2 ... for every stage; default: the genes' own.")] = "",
+    precision: Annotated[str, typer.Option(help="w8a8, w4a4, w2a2 ... for every layer; default: the genes' own.")] = "",
+    target_latency: Annotated[str, typer.Option(help="Choose each layer's bits within this: 4ms.")] = "",
+    target_size: Annotated[str, typer.Option(help="Choose each layer's bits so that the artifact is no larger: 1MB.")] = "",
+    device: Annotated[str, typer.Option(help="Device on which a target latency is meant.")] = "local",
+    sensitivity: Annotated[str, typer.Option(help="What tells which layers mind: loss, hessian or noise.")] = "loss",
     epochs: Epochs = 10,
     accelerator: Accelerator = "auto",
     seed: Seed = 0,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Quantization-aware training of a float model."""
+    """Quantization-aware training of a float model, at given bits or at those that a target leaves each layer."""
+    from nas.objectives import parse_quantity
     from nas.steps import quantize_model
 
-    show(quantize_model(model, out, data, precision, epochs, accelerator, seed, progress()), json_)
+    limits = {"latency_ms": parse_quantity(target_latency, "latency")} if target_latency else {}
+    limits |= {"size_mb": parse_quantity(target_size, "size")} if target_size else {}
+    show(quantize_model(model, out, data, precision, limits, device, sensitivity, epochs, accelerator, seed, progress()), json_)
 
 
 @app.command("import")

@@ -1,5 +1,7 @@
-"""Quantization-aware training: from a trained float net to the same net at the bit-widths of its genes."""
+"""Quantization: from a trained float net to the same net at the bit-widths of its genes, or at the bits that a limit leaves it."""
 
+from nas.quant.errors import QuantError
+from nas.quant.precisions import at_precision, mixed
 from nas.quant.qat import QatSettings, fake_quantized, quantize
 
-__all__ = ["QatSettings", "fake_quantized", "quantize"]
+__all__ = ["QatSettings", "QuantError", "at_precision", "fake_quantized", "mixed", "quantize"]

@@ -17,6 +17,7 @@ from nas.train.metrics import Detections, Metrics, coco_map
 from nas.train.optim import Ema, param_groups
 from nas.train.prior import set_head_prior
 from nas.train.settings import EpochRecord, History, TrainSettings
+from nas.train.start import Started, start_from
 
 __all__ = [
     "Assignment",
@@ -28,6 +29,7 @@ __all__ = [
     "LossSettings",
     "Losses",
     "Metrics",
+    "Started",
     "Targets",
     "TrainError",
     "TrainSettings",
@@ -43,4 +45,5 @@ __all__ = [
     "pick_device",
     "predict",
     "set_head_prior",
+    "start_from",
 ]

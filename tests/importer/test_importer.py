@@ -18,7 +18,7 @@ from hwmodels.workload import workload
 from nas import steps
 from nas.compiler import compile
 from nas.importer import Decode, ImporterError, import_file
-from nas.quant import fake_quantized
+from nas.quant import at_precision, fake_quantized
 from nas.runtime import Executor, reference, write
 from searchspaces.module import to_torch
 from searchspaces.quantizers import floated, quantized
@@ -338,6 +338,6 @@ def test_the_command_makes_a_model_that_the_other_commands_take(tmp_path):
 
 
 def test_first_and_last_layer_of_an_imported_net_keep_8_bits(imported):
-    graph = steps.at_precision(imported["resnet18"][2], "w2a2")
+    graph = at_precision(imported["resnet18"][2], "w2a2")
     assert {node.name for node in graph if node.get("wbits") == 8} == {"conv1", "fc"}
     assert sum(node.get("wbits") == 2 for node in graph) == 19
