@@ -6,20 +6,39 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hwmodels.device import LOCAL
 from nas.progress import Progress
 from searchspaces import SPACES, Arch, Graph, Space
+
+if TYPE_CHECKING:
+    from nas.deploy.places import Place
 
 STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes when the model is there
 
 
 class StepError(ValueError):
     """A step that cannot be done on what it was given."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where a step runs an artifact, as the command line says it: 'local', an emulator, or ssh://user@host."""
+
+    on: str = LOCAL
+    runner: Path | None = None
+    ssh_config: Path | None = None
+
+    def place(self) -> Place | None:
+        """None for this machine."""
+        from nas.deploy.places import place_named
+
+        return None if self.on == LOCAL else place_named(self.on, self.ssh_config)
 
 
 def read_genes(path: Path, space: Space) -> Arch:
@@ -102,37 +121,54 @@ def at_precision(graph: Graph, precision: str) -> Graph:
     return graph.edited(changed)
 
 
-def compile_file(model: Path, out: Path) -> dict[str, Any]:
+def compile_file(model: Path, out: Path, target: str, progress: Progress) -> dict[str, Any]:
+    from nas.deploy.runner import PROGRAM, runner_for, target_named
     from nas.finalist import compile_model
-    from nas.model import load
+    from nas.model import load, write_whole
 
+    wanted = target_named(target) if target else None
     compile_model(load(model), out, {"model": model.name})
-    return {"artifact": str(out), "size_mb": out.stat().st_size / 1e6}
+    found = {"artifact": str(out), "size_mb": out.stat().st_size / 1e6}
+    if wanted is None:
+        return found
+    runner = out.with_name(f"{PROGRAM}-{wanted.name}")
+    write_whole(runner, runner_for(wanted, progress).read_bytes())
+    runner.chmod(0o755)
+    return {**found, "runner": str(runner), "runner_mb": runner.stat().st_size / 1e6}
 
 
-def verify_file(artifact: Path, data: str, split: str, max_latency: str) -> dict[str, Any]:
+def verify_file(artifact: Path, data: str, split: str, max_latency: str, on: Elsewhere, progress: Progress) -> dict[str, Any]:
     from nas.data import load
     from nas.finalist import verify
     from nas.objectives import parse_quantity
 
+    place = on.place()
     dataset = load(data)
     if split not in dataset.splits:
         raise StepError(f"data set '{dataset.name}' has no split '{split}'; splits: {', '.join(dataset.splits)}")
     limits = {"latency_ms": parse_quantity(max_latency, "latency")} if max_latency else {}
-    result = verify(artifact, dataset, limits=limits, split=split)
+    if place is None:
+        result: Any = verify(artifact, dataset, limits=limits, split=split)
+    else:
+        from nas.on_device import verify_on
+
+        result = verify_on(place, artifact, dataset, limits=limits, split=split, runner=on.runner, progress=progress)
     per_class = [{"class": name, "ap": ap, "ap50": ap50} for name, (ap, ap50) in result.per_class.items()]
     return {**msgspec.to_builtins(result), "met": result.met, "per_class": per_class}
 
 
-def measure_artifact(artifact: Path) -> dict[str, Any]:
+def measure_artifact(artifact: Path, on: Elsewhere, progress: Progress) -> dict[str, Any]:
     """Whole-network latency, and the time of each instruction in the median of several runs."""
     import numpy as np
 
-    from nas.deploy.verify import measure
+    from nas.deploy.verify import grey, measure
 
+    if (place := on.place()) is not None:
+        from nas.on_device import measure_on
+
+        return measure_on(place, artifact, on.runner, progress)
     run = measure(artifact)
-    height, width = run.executor.metadata.input_size
-    image = np.full((height, width, 3), 114, np.uint8)
+    image = grey(run.executor)
     profiles = [run.executor.profile(image) for _ in range(15)]
     layers = [
         {"layer": rows[0].name, "op": rows[0].op, "variant": rows[0].variant, "us": float(np.median([row.us for row in rows]))}
