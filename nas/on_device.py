@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def verify_on(
     return DeviceVerification(
         on=place.name,
         target=there.target,
-        cpu=report.cpu,
+        cpu=f"emulated {os.environ.get('QEMU_CPU', 'core')}" if place.emulated else report.cpu,
         isa=report.isa,
         emulated=place.emulated,
         bit_exact=exact_there(path, executor, there, images, CHECKED_IMAGES),

@@ -154,7 +154,8 @@ def verify_file(artifact: Path, data: str, split: str, max_latency: str, on: Els
 
         result = verify_on(place, artifact, dataset, limits=limits, split=split, runner=on.runner, progress=progress)
     per_class = [{"class": name, "ap": ap, "ap50": ap50} for name, (ap, ap50) in result.per_class.items()]
-    return {**msgspec.to_builtins(result), "met": result.met, "per_class": per_class}
+    note = {"note": "emulated: correctness only; latency and peak memory need the device"} if place and place.emulated else {}
+    return {**msgspec.to_builtins(result), "met": result.met, **note, "per_class": per_class}
 
 
 def measure_artifact(artifact: Path, on: Elsewhere, progress: Progress) -> dict[str, Any]:

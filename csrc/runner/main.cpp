@@ -11,13 +11,13 @@
 #include "../runtime/cpu.h"
 #include "../runtime/planar.h"
 #include "json.h"
-#include "options.h"
+#include "arguments.h"
 
 namespace {
 
 using namespace edgenas;
 using runner::Json;
-using runner::Options;
+using runner::Arguments;
 using Bytes = std::vector<std::byte>;
 using Clock = std::chrono::steady_clock;
 
@@ -76,15 +76,15 @@ void set_inputs(const Executor& executor, const std::byte* from, bool image) {
     }
 }
 
-Bytes inputs_of(const Executor& executor, const Options& options) {
+Bytes inputs_of(const Executor& executor, const Arguments& arguments) {
     const Plan& plan = executor.plan();
     const size_t each = run_bytes(plan, plan.inputs);
-    if (options.input.empty()) return Bytes(each);
-    if (options.image && (plan.inputs.size() != 1 || plan.tensors[plan.inputs[0]].f32))
+    if (arguments.input.empty()) return Bytes(each);
+    if (arguments.image && (plan.inputs.size() != 1 || plan.tensors[plan.inputs[0]].f32))
         throw ArtifactError("--image: this network takes no picture of uint8; give its tensors with --input");
-    Bytes found = contents(options.input);
+    Bytes found = contents(arguments.input);
     if (found.empty() || found.size() % each != 0)
-        throw ArtifactError(options.input + ": " + std::to_string(found.size()) + " bytes are not one or more runs of " +
+        throw ArtifactError(arguments.input + ": " + std::to_string(found.size()) + " bytes are not one or more runs of " +
                             std::to_string(each));
     return found;
 }
@@ -105,17 +105,17 @@ void print_boxes(Json& json, const Executor& executor, float threshold) {
 }
 
 // Every run of the inputs once: its outputs into the file, one checksum each, and the boxes where they are wanted.
-void run_all(Json& json, const Executor& executor, const Bytes& inputs, const Options& options) {
+void run_all(Json& json, const Executor& executor, const Bytes& inputs, const Arguments& arguments) {
     const Plan& plan = executor.plan();
     const size_t each = run_bytes(plan, plan.inputs);
     std::ofstream out;
-    if (!options.outputs.empty()) {
-        out.open(options.outputs, std::ios::binary);
-        if (!out) throw ArtifactError(options.outputs + ": " + std::strerror(errno));
+    if (!arguments.outputs.empty()) {
+        out.open(arguments.outputs, std::ios::binary);
+        if (!out) throw ArtifactError(arguments.outputs + ": " + std::strerror(errno));
     }
     json.open('[', "runs");
     for (size_t at = 0; at < inputs.size(); at += each) {
-        set_inputs(executor, inputs.data() + at, options.image);
+        set_inputs(executor, inputs.data() + at, arguments.image);
         executor.run();
         json.open('{');
         json.open('[', "crc32");
@@ -126,12 +126,12 @@ void run_all(Json& json, const Executor& executor, const Bytes& inputs, const Op
             out.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size()));
         }
         json.close(']');
-        if (options.detect >= 0) print_boxes(json, executor, options.detect);
+        if (arguments.detect >= 0) print_boxes(json, executor, arguments.detect);
         json.close('}');
     }
     json.close(']');
     out.close();
-    if (!options.outputs.empty() && !out) throw ArtifactError(options.outputs + ": it could not be written");
+    if (!arguments.outputs.empty() && !out) throw ArtifactError(arguments.outputs + ": it could not be written");
 }
 
 double quantile(std::vector<double> values, double q) {
@@ -155,14 +155,14 @@ double drift(const std::vector<double>& samples) {
     return high / low;
 }
 
-void time_runs(Json& json, const Executor& executor, const Options& options) {
-    for (const auto start = Clock::now(); ms_since(start) < std::min(30.0, options.seconds * 250);) executor.run();     // warm-up
+void time_runs(Json& json, const Executor& executor, const Arguments& arguments) {
+    for (const auto start = Clock::now(); ms_since(start) < std::min(30.0, arguments.seconds * 250);) executor.run();     // warm-up
     std::vector<double> samples;
-    for (const auto start = Clock::now(); static_cast<long>(samples.size()) < options.runs;) {
+    for (const auto start = Clock::now(); static_cast<long>(samples.size()) < arguments.runs;) {
         const auto before = Clock::now();
         executor.run();
         samples.push_back(ms_since(before));
-        if (ms_since(start) > options.seconds * 1e3) break;
+        if (ms_since(start) > arguments.seconds * 1e3) break;
     }
     json.open('{', "latency");
     json.integer(static_cast<int64_t>(samples.size()), "runs");
@@ -204,17 +204,17 @@ void print_memory(Json& json, const Executor& executor) {
     json.close('}');
 }
 
-int run(const Options& options) {
-    const Bytes file = contents(options.model);
-    const Executor executor(file, options.variant);
-    const Bytes inputs = inputs_of(executor, options);
+int run(const Arguments& arguments) {
+    const Bytes file = contents(arguments.model);
+    const Executor executor(file, arguments.variant);
+    const Bytes inputs = inputs_of(executor, arguments);
     Json json;
     json.open('{');
     json.text(cpu::names(), "isa");
     json.text(cpu_name(), "cpu");
-    run_all(json, executor, inputs, options);
-    if (options.runs > 0) time_runs(json, executor, options);
-    if (options.profile) profile(json, executor);
+    run_all(json, executor, inputs, arguments);
+    if (arguments.runs > 0) time_runs(json, executor, arguments);
+    if (arguments.profile) profile(json, executor);
     print_memory(json, executor);
     json.close('}');
     std::putchar('\n');
@@ -230,7 +230,7 @@ int main(int argc, char** argv) {
             return 0;
         }
     try {
-        return run(runner::parse_options(argc, argv));
+        return run(runner::parse_arguments(argc, argv));
     } catch (const std::exception& fault) {
         std::fflush(stdout);
         std::fprintf(stderr, "edgenas-run: %s\n", fault.what());

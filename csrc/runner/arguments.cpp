@@ -1,4 +1,4 @@
-#include "options.h"
+#include "arguments.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -33,8 +33,8 @@ double number(const std::string& name, const char* text, double low, double high
 
 }  // namespace
 
-Options parse_options(int argc, char** argv) {
-    Options found;
+Arguments parse_arguments(int argc, char** argv) {
+    Arguments found;
     for (int k = 1; k < argc; ++k) {
         const std::string name = argv[k];
         const auto value = [&]() -> const char* {

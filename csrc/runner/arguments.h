@@ -5,7 +5,7 @@
 
 namespace edgenas::runner {
 
-struct Options {
+struct Arguments {
     std::string model;
     std::string input;              // file of raw inputs; empty: zeros, once
     bool image = false;             // the file holds pictures (H, W, C), not planes (C, H, W)
@@ -24,6 +24,6 @@ struct UsageError : std::runtime_error {
 extern const char* const kUsage;
 
 // Throws UsageError naming the argument and what would work.
-Options parse_options(int argc, char** argv);
+Arguments parse_arguments(int argc, char** argv);
 
 }  // namespace edgenas::runner
