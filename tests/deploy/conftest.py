@@ -1,7 +1,6 @@
 """A detector of mixed bit-widths that needs no training, pictures for it, and a place where cross-compiled runners are kept."""
 
 import platform
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +14,6 @@ from nas.deploy.errors import DeployError
 from nas.deploy.runner import runner_for, target_named, target_of
 from nas.runtime import write
 from searchspaces import SPACES
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -43,17 +40,15 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def runner():
-    """runner('aarch64') is a program for that target, kept in build/; skips where a tool that builds it is missing."""
+    """runner('aarch64') is a program for that target, kept for later runs; skips where a tool that builds it is missing."""
 
     def built(name=""):
         target = target_named(name) if name else target_of(platform.machine(), "this machine")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EDGENAS_CACHE", str(ROOT / "build" / "runners"))
-            try:
-                return runner_for(target)
-            except DeployError as fault:
-                if "install" in str(fault):
-                    pytest.skip(str(fault))
-                raise
+        try:
+            return runner_for(target)
+        except DeployError as fault:
+            if "install" in str(fault):
+                pytest.skip(str(fault))
+            raise
 
     return built

@@ -173,7 +173,7 @@ def test_a_host_is_trusted_at_first_sight_where_the_config_says_so(server):
 
 def test_a_program_that_the_device_cannot_start_is_told_plainly(server):
     broken = b"\x7fELF" + bytes(60)
-    with pytest.raises(DeployError, match="cannot be started|Exec format|not found|unexpected|rror"):
+    with pytest.raises(DeployError, match="another architecture.*Exec format error"):
         server.place.run({PROGRAM: broken}, ["x"])
     assert not left_behind(server)
 
