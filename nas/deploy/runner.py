@@ -26,6 +26,17 @@ from nas.progress import Progress, Silent
 from nas.runtime import executor
 
 PROGRAM = "edgenas-run"
+_ZIG_FLAGS = """\
+for flag do
+    shift
+    case $flag in
+        -march=armv8.2-a+dotprod) flag=-mcpu=generic+v8_2a+dotprod ;;
+        -mfpu=neon-vfpv4) flag=-mcpu=generic+v7a+neon+vfp4 ;;
+        -mfloat-abi=hard) continue ;;
+    esac
+    set -- "$@" "$flag"
+done
+"""
 TAIL = 30  # lines of a failed build that are shown
 
 
@@ -38,15 +49,15 @@ class Target:
     elf_machine: int  # e_machine of its programs
     compiler: str
     package: str
-    zig: tuple[str, ...]
+    zig: str
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86_64", ("x86_64", "amd64"), 62, "x86_64-linux-gnu-g++", "g++-x86-64-linux-gnu", ("x86_64-linux-musl",)),
-        Target("aarch64", ("aarch64", "arm64"), 183, "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu", ("aarch64-linux-musl",)),
-        Target("armv7", ("armv7l", "armv8l"), 40, "arm-linux-gnueabihf-g++", "g++-arm-linux-gnueabihf", ("arm-linux-musleabihf",)),
+        Target("x86_64", ("x86_64", "amd64"), 62, "x86_64-linux-gnu-g++", "g++-x86-64-linux-gnu", "x86_64-linux-musl"),
+        Target("aarch64", ("aarch64", "arm64"), 183, "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu", "aarch64-linux-musl"),
+        Target("armv7", ("armv7l", "armv8l"), 40, "arm-linux-gnueabihf-g++", "g++-arm-linux-gnueabihf", "arm-linux-musleabihf"),
     )
 }
 
@@ -147,11 +158,12 @@ def cache() -> Path:
 
 
 def _zig(target: Target) -> Toolchain:
-    """CMake takes one program for each tool, so each gets a script of two lines."""
+    """CMake takes one program for each tool, so each gets a small script; that of the compiler says gcc's flags in zig's words."""
     folder = cache() / "zig" / target.name
     python = shlex.quote(sys.executable)
-    for tool, words in {"c++": ["c++", "-target", *target.zig], "ar": ["ar"], "ranlib": ["ranlib"]}.items():
-        write_whole(folder / tool, f'#!/bin/sh\nexec {python} -m ziglang {shlex.join(words)} "$@"\n'.encode())
+    for tool, words in {"c++": ["c++", "-target", target.zig], "ar": ["ar"], "ranlib": ["ranlib"]}.items():
+        translated = _ZIG_FLAGS if tool == "c++" else ""
+        write_whole(folder / tool, f'#!/bin/sh\n{translated}exec {python} -m ziglang {shlex.join(words)} "$@"\n'.encode())
         (folder / tool).chmod(0o755)
     tools = {"CXX_COMPILER": "c++", "AR": "ar", "RANLIB": "ranlib"}
     settings = tuple(f"-DCMAKE_{variable}={folder / tool}" for variable, tool in tools.items())
