@@ -66,22 +66,25 @@ def isa() -> str:
 class Executor:
     """A loaded network. `variant` names a kernel variant to prefer where it fits; the default is the fastest.
 
+    `threads` (1 to 256) share the larger layers and give the same bytes as one; beyond the cores of the machine they only wait
+    for each other. In a child of os.fork() an executor of its parent still works, alone.
+
     An image is (H, W, 3) uint8 RGB of exactly metadata.input_size; letterboxing is the caller's. A network with a float
     input gets it times metadata.preprocessing['scale']. Calls from several threads take turns; the GIL is released while
     a network runs.
     """
 
-    def __init__(self, file: bytes, variant: str = "") -> None:
-        self._engine = engine().Executor(bytes(file), variant)
+    def __init__(self, file: bytes, variant: str = "", threads: int = 1) -> None:
+        self._engine = engine().Executor(bytes(file), variant, threads=threads)
         self.metadata: Metadata = metadata_of(self._engine.metadata)
         self.inputs: tuple[Tensor, ...] = _tensors(self._engine.inputs)
         self.outputs: tuple[Tensor, ...] = _tensors(self._engine.outputs)
 
     @classmethod
-    def load(cls, path: Path | str, variant: str = "") -> "Executor":
+    def load(cls, path: Path | str, variant: str = "", threads: int = 1) -> "Executor":
         """From a `.edge` file; raises ArtifactError naming the file."""
         try:
-            return cls(Path(path).read_bytes(), variant)
+            return cls(Path(path).read_bytes(), variant, threads)
         except OSError as error:
             raise ArtifactError(f"{path}: {error.strerror}") from error
         except ArtifactError as error:
