@@ -28,6 +28,7 @@ def verify_on(
     *,
     limits: Mapping[str, float],
     split: str = "val",
+    threads: int = 1,
     runner: Path | None = None,
     progress: Progress | None = None,
 ) -> DeviceVerification:
@@ -42,6 +43,7 @@ def verify_on(
         file,
         [input_of(plan, image) for image in images],
         seconds=0.0 if place.emulated else TIMED_S,
+        threads=threads,
         runner=runner,
         progress=progress,
     )
@@ -55,6 +57,7 @@ def verify_on(
         target=there.target,
         cpu=f"emulated {os.environ.get('QEMU_CPU', 'core')}" if place.emulated else report.cpu,
         isa=report.isa,
+        threads=report.threads,
         emulated=place.emulated,
         bit_exact=exact_there(path, executor, there, images, CHECKED_IMAGES),
         checked_images=len(images),
@@ -76,20 +79,23 @@ def verify_on(
     )
 
 
-def measure_on(place: Place, path: Path, runner: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def measure_on(
+    place: Place, path: Path, *, threads: int = 1, runner: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Whole-network latency, and the time of each instruction in the median of several runs, on a device."""
     if place.emulated:
         raise DeployError(f"{place.name} emulates, so its time says nothing; measure over ssh:// on the device itself")
     file = path.read_bytes()
     plan = artifact.read(file)
     inputs = [input_of(plan, grey(Executor(file)))]
-    report = run_there(place, file, inputs, seconds=TIMED_S, profile=True, runner=runner, progress=progress).report
+    report = run_there(place, file, inputs, seconds=TIMED_S, profile=True, threads=threads, runner=runner, progress=progress).report
     assert report.latency is not None
     return {
         "artifact": str(path),
         "on": place.name,
         "cpu": report.cpu,
         "isa": report.isa,
+        "threads": report.threads,
         "latency_ms": report.latency.median_ms,
         "iqr_ms": report.latency.q3_ms - report.latency.q1_ms,
         "ram_kib": report.memory.arena_bytes / 1024,

@@ -167,7 +167,7 @@ def measure_artifact(artifact: Path, on: Elsewhere, progress: Progress) -> dict[
     if (place := on.place()) is not None:
         from nas.on_device import measure_on
 
-        return measure_on(place, artifact, on.runner, progress)
+        return measure_on(place, artifact, runner=on.runner, progress=progress)
     run = measure(artifact)
     image = grey(run.executor)
     profiles = [run.executor.profile(image) for _ in range(15)]

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../runtime/pool.h"
+
 namespace edgenas::runner {
 
 const char* const kUsage =
@@ -12,6 +14,7 @@ const char* const kUsage =
     "  --zeros          one run on zeros (what happens without --input or --image)\n"
     "  --outputs FILE   write the raw outputs (C, H, W), all outputs of the first run, then of the next\n"
     "  --detect SCORE   print the boxes of each run with at least this score (a detector whose plan ends in a decode)\n"
+    "  --threads N      threads that share the larger layers, 1; the results are the same bytes\n"
     "  --runs N         timed runs at most, 20; 0 times nothing\n"
     "  --seconds S      seconds of timing at most, 10\n"
     "  --profile        the median time of each instruction\n"
@@ -27,7 +30,8 @@ double number(const std::string& name, const char* text, double low, double high
     char* end = nullptr;
     const double value = std::strtod(text, &end);
     if (end == text || *end != '\0' || !(value >= low && value <= high))
-        throw UsageError(name + " " + text + ": want a number in " + std::to_string(low) + " .. " + std::to_string(high));
+        throw UsageError(name + " " + text + ": want a number in " + std::to_string(static_cast<long>(low)) + " .. " +
+                         std::to_string(static_cast<long>(high)));
     return value;
 }
 
@@ -51,6 +55,8 @@ Arguments parse_arguments(int argc, char** argv) {
             found.variant = value();
         } else if (name == "--detect") {
             found.detect = static_cast<float>(number(name, value(), 0, 1));
+        } else if (name == "--threads") {
+            found.threads = static_cast<int>(number(name, value(), 1, kMaxThreads));
         } else if (name == "--runs") {
             found.runs = static_cast<long>(number(name, value(), 0, 1e6));
         } else if (name == "--seconds") {

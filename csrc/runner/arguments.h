@@ -11,6 +11,7 @@ struct Arguments {
     bool image = false;             // the file holds pictures (H, W, C), not planes (C, H, W)
     std::string outputs;            // file for the raw outputs; empty: checksums alone
     std::string variant;            // row of the kernel tables to prefer
+    int threads = 1;
     long runs = 20;                 // timed ones, at most
     double seconds = 10;            // of timing, at most
     bool profile = false;

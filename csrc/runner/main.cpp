@@ -206,12 +206,13 @@ void print_memory(Json& json, const Executor& executor) {
 
 int run(const Arguments& arguments) {
     const Bytes file = contents(arguments.model);
-    const Executor executor(file, arguments.variant);
+    const Executor executor(file, {arguments.variant, {}, arguments.threads});
     const Bytes inputs = inputs_of(executor, arguments);
     Json json;
     json.open('{');
     json.text(cpu::names(), "isa");
     json.text(cpu_name(), "cpu");
+    json.integer(arguments.threads, "threads");
     run_all(json, executor, inputs, arguments);
     if (arguments.runs > 0) time_runs(json, executor, arguments);
     if (arguments.profile) profile(json, executor);

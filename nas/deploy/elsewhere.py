@@ -59,6 +59,7 @@ class Report(msgspec.Struct, frozen=True):
 
     isa: str
     cpu: str
+    threads: int
     runs: tuple[Sums, ...]
     memory: Memory
     latency: Latency | None = None
@@ -81,6 +82,7 @@ def run_there(
     *,
     seconds: float = 0.0,
     profile: bool = False,
+    threads: int = 1,
     runner: Path | None = None,
     progress: Progress | None = None,
 ) -> Elsewhere:
@@ -92,7 +94,8 @@ def run_there(
     program = _contents(runner) if runner else runner_for(target, progress).read_bytes()
     check_architecture(program, target, place.name)
     plan = artifact.read(file)
-    arguments = [MODEL, "--input", INPUTS, "--outputs", OUTPUTS, "--runs", str(RUNS if seconds else 0), "--seconds", f"{seconds:g}"]
+    arguments = [MODEL, "--input", INPUTS, "--outputs", OUTPUTS, "--threads", str(threads)]
+    arguments += ["--runs", str(RUNS if seconds else 0), "--seconds", f"{seconds:g}"]
     sent = b"".join(np.ascontiguousarray(array).tobytes() for tensors in inputs for array in tensors)
     files = {PROGRAM: program, MODEL: file, INPUTS: sent}
     found = place.run(files, [*arguments, "--profile"] if profile else arguments)

@@ -67,6 +67,7 @@ class DeviceVerification(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     cpu: str
     isa: str
+    threads: int
     emulated: bool  # then there is no latency, and the process's peak is the emulator's
     bit_exact: bool  # raw maps equal this machine's on all images sent, and the reference on the first; of a float network, to rounding
     checked_images: int

@@ -122,7 +122,7 @@ def test_a_detector_is_verified_and_timed_over_ssh_and_nothing_stays_there(serve
     assert found.peak_rss_kib > found.ram_kib
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.on_device.TIMED_S", 0.1)
-        layers = measure_on(place, detector_file, runner())["layers"]
+        layers = measure_on(place, detector_file, threads=2, runner=runner())["layers"]
     assert {row["op"] for row in layers} >= {"conv2d", "concat", "upsample"}
     assert not left_behind(server)
 
