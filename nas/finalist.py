@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,12 +10,13 @@ import torch
 
 from nas.compiler import compile as compile_plan
 from nas.compiler import save as save_artifact
-from nas.data import Dataset, settings_for, val_batches
+from nas.data import Dataset, Sample, settings_for, val_batches
 from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limits_met, measure
 from nas.model import Model, load, save, write_whole
 from nas.quant import QatSettings, fake_quantized, quantize
+from nas.runtime import Executor
 from nas.runtime.executor import isa
-from nas.train import Detections, EpochRecord, History, TrainSettings, evaluate, fit, set_head_prior
+from nas.train import Detections, EpochRecord, History, Metrics, TrainSettings, evaluate, fit, set_head_prior
 from predictors import Estimate
 from searchspaces import SPACES, Arch, Graph, Weights
 from searchspaces.module import to_torch
@@ -160,8 +161,7 @@ def verify(
     run = measure(path, threads=threads, tuned=tuned)
     samples = dataset.splits[split]
     exact = exact_on(path, run.executor, boxed(samples[:CHECKED_IMAGES], run.executor.metadata.input_size[0]))
-    look = detector(run.executor)
-    metrics = evaluate(lambda image: Detections(*look(image)), samples, dataset.classes)
+    metrics = scored(run.executor, samples, dataset)
     found = costs_of(run)
     if elsewhere:
         found.pop("latency_ms")
@@ -186,6 +186,12 @@ def verify(
         constraints=limits_met(limits, found, {"latency_ms": predicted.mean_ms} if predicted else {}),
         isa=isa(),
     )
+
+
+def scored(executor: Executor, samples: Sequence[Sample], dataset: Dataset) -> Metrics:
+    """mAP of an artifact on samples, by this machine's engine."""
+    look = detector(executor)
+    return evaluate(lambda image: Detections(*look(image)), samples, dataset.classes)
 
 
 def costs_of(run: Run) -> dict[str, float]:

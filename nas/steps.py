@@ -6,17 +6,19 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hwmodels.device import LOCAL
 from nas.progress import Progress
 from searchspaces import SPACES, Arch, Space
 
 if TYPE_CHECKING:
     from nas.data import Dataset
+    from nas.deploy.places import Place
     from nas.model import Model
     from searchspaces import Weights
 
@@ -25,6 +27,28 @@ STEP_FOLDER = ".{name}.training"  # beside the model that is being made; it goes
 
 class StepError(ValueError):
     """A step that cannot be done on what it was given."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and how a step runs an artifact, as the command line says it: on 'local', an emulator, or ssh://user@host."""
+
+    on: str = LOCAL
+    runner: Path | None = None
+    ssh_config: Path | None = None
+    threads: int = 1
+    tuned: bool = False  # by this machine's table, so for this machine
+
+    def place(self) -> Place | None:
+        """None for this machine."""
+        from nas.deploy.places import place_named
+
+        if self.on != LOCAL and self.tuned:
+            raise StepError(f"--tuned takes this machine's table of kernels; --on {self.on} is another machine")
+        return None if self.on == LOCAL else place_named(self.on, self.ssh_config)
+
+
+HERE = Where()
 
 
 def read_genes(path: Path, space: Space) -> Arch:
@@ -158,12 +182,22 @@ def with_chosen_bits(
     return replace(trained, graph=mixed(trained.graph, found.precisions)), {**found.costs, "layers": layers}
 
 
-def compile_file(model: Path, out: Path, tuned: bool = False) -> dict[str, Any]:
+def compile_file(
+    model: Path, out: Path, target: str = "", tuned: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    from nas.deploy.runner import PROGRAM, runner_for, target_named
     from nas.finalist import compile_model
-    from nas.model import load
+    from nas.model import load, write_whole
 
+    wanted = target_named(target) if target else None
     compile_model(load(model), out, {"model": model.name})
-    return {"artifact": str(out), "size_mb": out.stat().st_size / 1e6, **(tune_file(out) if tuned else {})}
+    found: dict[str, Any] = {"artifact": str(out), "size_mb": out.stat().st_size / 1e6}
+    if wanted is not None:
+        runner = out.with_name(f"{PROGRAM}-{wanted.name}")
+        write_whole(runner, runner_for(wanted, progress).read_bytes())
+        runner.chmod(0o755)
+        found |= {"runner": str(runner), "runner_mb": runner.stat().st_size / 1e6}
+    return found | (tune_file(out) if tuned else {})
 
 
 def tune_file(artifact: Path) -> dict[str, Any]:
@@ -177,29 +211,43 @@ def tune_file(artifact: Path) -> dict[str, Any]:
     return {"tuned": str(keep(choices)), "layers_changed": len(changed), "gain": gain, "layers": rows}
 
 
-def verify_file(artifact: Path, data: str, split: str, max_latency: str, threads: int = 1, tuned: bool = False) -> dict[str, Any]:
+def verify_file(
+    artifact: Path, data: str, split: str, max_latency: str, where: Where = HERE, progress: Progress | None = None
+) -> dict[str, Any]:
     from nas.data import load
     from nas.finalist import verify
     from nas.objectives import parse_quantity
 
+    place = where.place()
     dataset = load(data)
     if split not in dataset.splits:
         raise StepError(f"data set '{dataset.name}' has no split '{split}'; splits: {', '.join(dataset.splits)}")
     limits = {"latency_ms": parse_quantity(max_latency, "latency")} if max_latency else {}
-    result = verify(artifact, dataset, limits=limits, split=split, threads=threads, tuned=tuned)
+    if place is None:
+        result: Any = verify(artifact, dataset, limits=limits, split=split, threads=where.threads, tuned=where.tuned)
+    else:
+        from nas.on_device import verify_on
+
+        result = verify_on(
+            place, artifact, dataset, limits=limits, split=split, runner=where.runner, progress=progress, threads=where.threads
+        )
     per_class = [{"class": name, "ap": ap, "ap50": ap50} for name, (ap, ap50) in result.per_class.items()]
-    return {**msgspec.to_builtins(result), "met": result.met, "per_class": per_class}
+    note = {"note": "emulated: correctness only; latency and peak memory need the device"} if place and place.emulated else {}
+    return {**msgspec.to_builtins(result), "met": result.met, **note, "per_class": per_class}
 
 
-def measure_artifact(artifact: Path, threads: int = 1, tuned: bool = False) -> dict[str, Any]:
+def measure_artifact(artifact: Path, where: Where = HERE, progress: Progress | None = None) -> dict[str, Any]:
     """Whole-network latency, and the time of each instruction in the median of several runs."""
     import numpy as np
 
-    from nas.deploy.verify import measure
+    from nas.deploy.verify import grey, measure
 
-    run = measure(artifact, threads=threads, tuned=tuned)
-    height, width = run.executor.metadata.input_size
-    image = np.full((height, width, 3), 114, np.uint8)
+    if (place := where.place()) is not None:
+        from nas.on_device import measure_on
+
+        return measure_on(place, artifact, runner=where.runner, progress=progress, threads=where.threads)
+    run = measure(artifact, threads=where.threads, tuned=where.tuned)
+    image = grey(run.executor)
     profiles = [run.executor.profile(image) for _ in range(15)]
     layers = [
         {"layer": rows[0].name, "op": rows[0].op, "variant": rows[0].variant, "us": float(np.median([row.us for row in rows]))}

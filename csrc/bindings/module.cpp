@@ -14,6 +14,7 @@
 #include "../kernels/conv2d/kernel.h"
 #include "../runtime/cpu.h"
 #include "../runtime/executor.h"
+#include "../runtime/planar.h"
 #include "codebook.h"
 
 namespace nb = nanobind;
@@ -28,11 +29,16 @@ using Inputs = std::vector<nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>>;
 template <typename T, typename... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 
+template <typename T>
+nb::capsule freeing(T* memory) {
+    return {memory, [](void* p) noexcept { delete[] static_cast<T*>(p); }};
+}
+
 template <typename T, typename... Shape>
 Numpy<T, Shape...> owned(std::span<const T> values, std::initializer_list<size_t> shape) {
     auto* memory = new T[values.size() + 1];
     std::copy(values.begin(), values.end(), memory);
-    return Numpy<T, Shape...>(memory, shape, nb::capsule(memory, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+    return Numpy<T, Shape...>(memory, shape, freeing(memory));
 }
 
 // One executor may be called from several Python threads; runs take turns on its arena.
@@ -183,17 +189,14 @@ class PyExecutor {
 
     nb::object output(uint32_t id) const {
         const Tensor& t = executor_.plan().tensors[id];
-        const auto pixels = static_cast<size_t>(t.pixels()), c = static_cast<size_t>(t.c);
-        const std::initializer_list<size_t> shape = {c, static_cast<size_t>(t.h), static_cast<size_t>(t.w)};
-        if (t.f32) {
-            const auto* from = reinterpret_cast<const float*>(executor_.at(id));
-            return nb::cast(owned<float, nb::ndim<3>>({from, c * pixels}, shape));
-        }
-        const auto* from = reinterpret_cast<const uint8_t*>(executor_.at(id));
-        std::vector<uint8_t> planar(c * pixels);
-        for (size_t k = 0; k < c; ++k)
-            for (size_t p = 0; p < pixels; ++p) planar[k * pixels + p] = from[(k / 4 * pixels + p) * 4 + k % 4];
-        return nb::cast(owned<uint8_t, nb::ndim<3>>(planar, shape));
+        return t.f32 ? nb::cast(planar<float>(id, t)) : nb::cast(planar<uint8_t>(id, t));
+    }
+
+    template <typename T>
+    Numpy<T, nb::ndim<3>> planar(uint32_t id, const Tensor& t) const {
+        auto* memory = new T[static_cast<size_t>(t.elements()) + 1];
+        edgenas::get_planar(executor_, id, reinterpret_cast<std::byte*>(memory));
+        return {memory, {static_cast<size_t>(t.c), static_cast<size_t>(t.h), static_cast<size_t>(t.w)}, freeing(memory)};
     }
 
     edgenas::Executor executor_;
@@ -210,17 +213,6 @@ auto unpack_weights(nb::bytes packed, int64_t rows, int64_t codes, int32_t bits)
         for (int64_t k = 0; k < codes; ++k)
             out.push_back(static_cast<int8_t>(edgenas::unpack_weight(static_cast<const uint8_t*>(packed.data()) + r * row, k, bits)));
     return owned<int8_t, nb::ndim<2>>(out, {static_cast<size_t>(rows), static_cast<size_t>(codes)});
-}
-
-std::string isa() {
-    const uint32_t f = edgenas::cpu::features();
-    std::string names;
-    for (const auto& [bit, name] : {std::pair{edgenas::cpu::kAvx512, "avx512"},
-                                    {edgenas::cpu::kAvx2, "avx2"},
-                                    {edgenas::cpu::kNeonDotprod, "neon_dotprod"},
-                                    {edgenas::cpu::kNeon, "neon"}})
-        if (f & bit) names += (names.empty() ? "" : " ") + std::string(name);
-    return names.empty() ? "portable" : names;
 }
 
 }  // namespace
@@ -247,6 +239,6 @@ NB_MODULE(_csrc, m) {
         .def_prop_ro("outputs", &PyExecutor::outputs);
     m.def("unpack_weights", &unpack_weights, "packed"_a, "rows"_a, "codes"_a, "bits"_a);
     m.def("variants", [](const std::string& op) { return edgenas::variants(op); }, "op"_a);
-    m.def("isa", &isa);
+    m.def("isa", &edgenas::cpu::names);
     edgenas::bind_codebook(m);
 }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -43,6 +44,17 @@ uint32_t features() {
     if (isa == "avx512") return found & (kAvx2 | kAvx512);
     if (isa == "neon") return found & (kNeon | kNeonDotprod);
     throw std::invalid_argument("EDGENAS_ISA is \"" + std::string(isa) + "\"; choose portable, avx2, avx512 or neon, or unset it");
+}
+
+std::string names() {
+    const uint32_t f = features();
+    std::string found;
+    for (const auto& [bit, name] : {std::pair{kAvx512, "avx512"}, {kAvx2, "avx2"}, {kNeonDotprod, "neon_dotprod"}, {kNeon, "neon"}})
+        if (f & bit) {
+            if (!found.empty()) found += ' ';
+            found += name;
+        }
+    return found.empty() ? "portable" : found;
 }
 
 }  // namespace edgenas::cpu

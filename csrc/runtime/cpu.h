@@ -1,6 +1,7 @@
 // What this CPU (and its operating system) can run.
 #pragma once
 #include <cstdint>
+#include <string>
 
 namespace edgenas::cpu {
 
@@ -13,5 +14,8 @@ constexpr uint32_t kNeonDotprod = 8;
 // The usable feature bits. The environment variable EDGENAS_ISA = portable | avx2 | avx512 | neon lowers them (it never
 // adds any); another value throws std::invalid_argument naming the choices. Read anew at every call.
 uint32_t features();
+
+// Their names, widest first: "avx512 avx2", or "portable".
+std::string names();
 
 }  // namespace edgenas::cpu

@@ -1,6 +1,6 @@
 """The command `edgenas`.  Each command says what it takes; the work is elsewhere and loaded on first use.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input, 3 nothing fits the limits, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 bad input, 3 nothing fits the limits, 4 a device cannot be reached, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import typer
 
 from nas.cli import bench, data, devices, job, proxies, steps
-from nas.cli.common import BAD_INPUT, INTERRUPTED, NOTHING_FITS
+from nas.cli.common import BAD_INPUT, INTERRUPTED, NOTHING_FITS, UNREACHABLE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,6 +47,8 @@ def _explain(fault: Exception) -> int:
     code = BAD_INPUT
     if type(fault).__name__ in ("Infeasible", "NothingFits"):
         code = NOTHING_FITS
+    if type(fault).__name__ == "Unreachable":
+        code = UNREACHABLE
     if hasattr(fault, "format_message"):  # click's own errors: unknown options and the like
         text = fault.format_message()
     elif isinstance(fault, ValueError | OSError):

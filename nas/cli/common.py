@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-DONE, CHECK_FAILED, BAD_INPUT, NOTHING_FITS, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, CHECK_FAILED, BAD_INPUT, NOTHING_FITS, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 Data = Annotated[str, typer.Option(help="VOC folder, YOLO data.yaml, COCO JSON, or 'digits' (embedded).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

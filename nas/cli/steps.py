@@ -11,6 +11,10 @@ from nas.cli.common import CHECK_FAILED, Accelerator, Data, Epochs, Json, Seed, 
 
 app = typer.Typer()
 
+On = Annotated[str, typer.Option("--on", help="local, qemu-aarch64, qemu-arm, or ssh://user@host[:port].")]
+Runner = Annotated[Path | None, typer.Option(help="A runner of `compile --target` for that place; without one it is built here.")]
+SshConfig = Annotated[Path | None, typer.Option(help="An ssh_config file instead of your own: keys, known hosts, jump hosts.")]
+
 
 @app.command()
 def train(
@@ -79,13 +83,14 @@ def compile_(
     model: Annotated[Path, typer.Argument(help="A float or quantized model (.safetensors).")],
     out: Annotated[Path, typer.Option(help="Artifact to write (.edge).")],
     tune: Annotated[bool, typer.Option("--tune", help="Also time the kernels of each layer here; --tuned then uses the fastest.")] = False,
+    target: Annotated[str, typer.Option(help="aarch64, armv7 or x86_64: also a static runner for it, beside the artifact.")] = "",
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Compile a model to an artifact for our runtime."""
     from nas.steps import compile_file
 
-    show(compile_file(model, out, tune), json_)
+    show(compile_file(model, out, target, tune, progress()), json_)
 
 
 @app.command()
@@ -96,13 +101,19 @@ def verify(
     max_latency: Annotated[str, typer.Option(help="With its unit: 6ms.")] = "",
     threads: Threads = 1,
     tuned: Tuned = False,
+    on: On = "local",
+    runner: Runner = None,
+    ssh_config: SshConfig = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """What an artifact does on this machine: bit-exactness, mAP, latency, RAM, size.  Exit code 1 where a check fails."""
-    from nas.steps import verify_file
+    """What an artifact does on a machine: bit-exactness, mAP, latency, RAM, size.
 
-    result = verify_file(artifact, data, split, max_latency, threads, tuned)
+    Exit code 1 where a check fails, 4 where a device cannot be reached or the connection is lost: the command can be run again.
+    """
+    from nas.steps import Where, verify_file
+
+    result = verify_file(artifact, data, split, max_latency, Where(on, runner, ssh_config, threads, tuned), progress())
     show(result, json_)
     if not result["met"]:
         raise typer.Exit(CHECK_FAILED)
@@ -113,15 +124,19 @@ def measure(
     artifact: Annotated[Path | None, typer.Argument(help="A .edge artifact; without one, the device file of this machine is made.")] = None,
     threads: Threads = 1,
     tuned: Tuned = False,
+    on: On = "local",
+    runner: Runner = None,
+    ssh_config: SshConfig = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Time an artifact layer by layer on this machine, or measure this machine as device `local` (under a minute)."""
-    from nas.steps import measure_artifact, measure_local
+    """Time an artifact layer by layer on a machine, or measure this machine as device `local` (under a minute)."""
+    from nas.steps import Where, measure_artifact, measure_local
 
-    if artifact is None and (threads != 1 or tuned):
-        raise typer.BadParameter("the device file of this machine prices one thread and the usual kernels; name an artifact")
-    show(measure_local(progress()) if artifact is None else measure_artifact(artifact, threads, tuned), json_)
+    where = Where(on, runner, ssh_config, threads, tuned)
+    if artifact is None and where != Where():
+        raise typer.BadParameter("without an artifact, the device file of this machine is made, for one thread and the usual kernels")
+    show(measure_local(progress()) if artifact is None else measure_artifact(artifact, where, progress()), json_)
 
 
 @app.command()

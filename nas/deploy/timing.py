@@ -10,7 +10,7 @@ import numpy as np
 
 _WARMUP_S = 0.03
 _SETTLED = 0.01  # half width of the median's 95 % interval, relative to the median
-_DRIFT = 1.25  # a marker that takes this much longer at its end than at its best says the machine was throttled or shared
+DRIFT = 1.25  # a marker that takes this much longer at its end than at its best says the machine was throttled or shared
 _MARKER = np.linspace(0.0, 1.0, 20_000)
 
 
@@ -47,7 +47,7 @@ def time_calls(call: Callable[[], object], *, max_seconds: float = 2.0, min_runs
                 break
         if len(samples) >= min_runs and time.perf_counter() > deadline:
             break
-    return _timing(samples, float(np.median(markers[1:] or markers)) > _DRIFT * min(markers))
+    return _timing(samples, float(np.median(markers[1:] or markers)) > DRIFT * min(markers))
 
 
 def together(bursts: Sequence[Timing]) -> Timing:

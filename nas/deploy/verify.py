@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from nas.data import Sample, letterbox, read_image
+from nas.deploy.elsewhere import Elsewhere
 from nas.deploy.timing import Timing, time_calls, together
-from nas.runtime import Executor, artifact, reference
+from nas.runtime import Executor, Plan, artifact, reference
 
 BURST_PAUSE_S = 0.5
 FLOAT_TOLERANCE = 1e-4
@@ -60,6 +61,38 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         return self.bit_exact and all(constraint.met for constraint in self.constraints)
 
 
+class DeviceVerification(msgspec.Struct, frozen=True, kw_only=True):
+    """What edgenas-run did with one artifact in another place, beside this machine's engine and the numpy reference."""
+
+    on: str
+    target: str
+    cpu: str
+    isa: str
+    threads: int
+    emulated: bool  # then there is no latency, and the process's peak is the emulator's
+    bit_exact: bool  # raw maps equal this machine's on all images sent, and the reference on the first; of a float network, to rounding
+    checked_images: int
+    referenced_images: int
+    map: float  # by this machine's engine on the whole split: the same maps give the same boxes
+    map50: float
+    per_class: dict[str, tuple[float, float]]  # (AP, AP50)
+    latency_ms: float | None
+    latency_q1_ms: float | None
+    latency_q3_ms: float | None
+    latency_runs: int
+    throttled: bool
+    ram_kib: float  # arena: activations at their peak
+    scratch_kib: float
+    prepared_kib: float  # weights as the kernels of that CPU want them
+    peak_rss_kib: int | None  # of the whole process
+    size_mb: float  # the file
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def met(self) -> bool:
+        return self.bit_exact and all(constraint.met for constraint in self.constraints)
+
+
 @dataclass(frozen=True)
 class Run:
     """An artifact loaded, with what a pass over it costs."""
@@ -74,8 +107,7 @@ class Run:
 def measure(path: Path, *, bursts: int = 3, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False) -> Run:
     """Load an artifact and time it on a grey image of its input size, on this machine, in bursts some time apart."""
     executor = Executor.load(path, threads=threads, tuned=tuned)
-    height, width = executor.metadata.input_size
-    image = np.full((height, width, 3), 114, np.uint8)
+    image = grey(executor)
     timings = []
     for burst in range(bursts):
         time.sleep(BURST_PAUSE_S if burst else 0.0)
@@ -85,21 +117,44 @@ def measure(path: Path, *, bursts: int = 3, max_seconds: float = 1.0, threads: i
     return Run(executor, timing, memory.arena_bytes / 1024, memory.scratch_bytes / 1024, path.stat().st_size / 1e6)
 
 
+def grey(executor: Executor) -> np.ndarray:
+    """An image of the input size, (H, W, 3) uint8."""
+    height, width = executor.metadata.input_size
+    return np.full((height, width, 3), 114, np.uint8)
+
+
 def exact_on(path: Path, executor: Executor, images: Sequence[np.ndarray]) -> bool:
-    """Whether every raw map equals the numpy reference bit for bit; images are (H, W, 3) uint8 of the input size.
+    """Whether every raw map equals the numpy reference bit for bit; images are (H, W, 3) uint8 of the input size."""
+    plan = artifact.load(path)
+    return all(agree(plan, reference.run(plan, input_of(plan, image)), executor.run(image)) for image in images)
+
+
+def exact_there(path: Path, executor: Executor, there: Elsewhere, images: Sequence[np.ndarray], referenced: int) -> bool:
+    """Whether the maps that came from elsewhere equal this machine's on all images, and the numpy reference on the first ones."""
+    plan = artifact.load(path)
+    return all(agree(plan, executor.run(image), maps) for image, maps in zip(images, there.outputs, strict=True)) and all(
+        agree(plan, reference.run(plan, input_of(plan, image)), maps) for image, maps in zip(images[:referenced], there.outputs)
+    )
+
+
+def agree(plan: Plan, wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> bool:
+    """Whether two runs of a plan gave the same maps, bit for bit.
 
     A float network sums in another order on every instruction set: its maps must agree to FLOAT_TOLERANCE of their range.
     """
-    plan = artifact.load(path)
-    integer = any(tensor.dtype == "u8" for tensor in plan.tensors)
-    for image in images:
-        planes = image.transpose(2, 0, 1)
-        wanted = reference.run(plan, [planes if integer else planes.astype(np.float32) / 255])
-        for a, b in zip(wanted, executor.run(image), strict=True):
-            same = a.tobytes() == b.tobytes() if integer else np.abs(a - b).max() <= FLOAT_TOLERANCE * np.abs(a).max()
-            if not same:
-                return False
-    return True
+    if is_integer(plan):
+        return all(a.tobytes() == b.tobytes() for a, b in zip(wanted, found, strict=True))
+    return all(np.abs(a - b).max() <= FLOAT_TOLERANCE * np.abs(a).max() for a, b in zip(wanted, found, strict=True))
+
+
+def is_integer(plan: Plan) -> bool:
+    return any(tensor.dtype == "u8" for tensor in plan.tensors)
+
+
+def input_of(plan: Plan, image: np.ndarray) -> list[np.ndarray]:
+    """The input tensors of a detector for an image (H, W, 3) uint8."""
+    planes = image.transpose(2, 0, 1)
+    return [planes if is_integer(plan) else planes.astype(np.float32) / 255]
 
 
 def detector(executor: Executor, score_threshold: float = 0.001) -> Callable[[np.ndarray], Found]:

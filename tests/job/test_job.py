@@ -186,8 +186,8 @@ def test_the_steps_alone_train_quantize_compile_and_verify_one_network(squares, 
 
     genes, trained, low, artifact = (tmp_path / name for name in ("g.json", "f.safetensors", "q.safetensors", "m.edge"))
     genes.write_text(json.dumps({"resolution": 96, "stem.width": 8, "stage1.width": 16}))
-    train_genes(genes, trained, str(squares), "yolo", 2, "cpu", 0, Silent())
-    quantize_model(trained, low, str(squares), "w4a4", 1, "cpu", 0, Silent())
+    train_genes(genes, trained, str(squares), "yolo", None, 2, "cpu", 0, Silent())
+    quantize_model(trained, low, str(squares), "w4a4", {}, "local", "noise", 1, "cpu", 0, Silent())
     assert {node.get("wbits") for node in load(low).graph.of("conv2d")} == {4, 8}
     for model in (trained, low):
         compile_file(model, artifact)
@@ -195,5 +195,5 @@ def test_the_steps_alone_train_quantize_compile_and_verify_one_network(squares, 
         assert found["bit_exact"] and found["met"] and found["latency_ms"] < 1000
         assert len(measure_artifact(artifact)["layers"]) > 20
     with pytest.raises(ValueError, match="quantized already"):
-        quantize_model(low, low, str(squares), "", 1, "cpu", 0, Silent())
+        quantize_model(low, low, str(squares), "", {}, "local", "noise", 1, "cpu", 0, Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.safetensors", "g.json", "m.edge", "q.safetensors"]
