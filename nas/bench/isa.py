@@ -1,0 +1,43 @@
+"""Instruction sets of a measurement: ours and those peers that can be told to leave AVX-512 alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from nas.bench.engines.core import BenchError
+
+# Read once, when a library first looks at the CPU.
+AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+ISAS = ("avx512", "avx2", "portable", "neon")
+
+
+def limit(isa: str) -> None:
+    """Hold this process to an instruction set; '' is what the CPU has.  Call it before a peer is imported."""
+    if not isa:
+        return
+    if isa not in ISAS:
+        raise BenchError(f"'{isa}' is no instruction set to measure; choose from {', '.join(ISAS)}")
+    os.environ["EDGENAS_ISA"] = isa
+    if isa == "avx2" and wider_than_avx2():
+        if "torch" in sys.modules:
+            raise BenchError("torch has looked at the CPU already; measure AVX2 in a process of its own: edgenas bench kernels --isa avx2")
+        os.environ.update(AVX2_ONLY)
+
+
+def wider_than_avx2() -> bool:
+    """Whether this CPU has AVX-512 or AVX-VNNI, which a peer would use unless it is held back."""
+    try:
+        return any(flag in Path("/proc/cpuinfo").read_text() for flag in (" avx512f", " avx_vnni"))
+    except OSError:
+        return True
+
+
+def pin(threads: int) -> None:
+    """Keep this process on the last `threads` of the CPUs it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < threads:
+            raise BenchError(f"{threads} threads on {len(cpus)} CPUs would take turns; give at most {len(cpus)}")
+        os.sched_setaffinity(0, cpus[-threads:])
