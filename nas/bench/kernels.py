@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas.bench.engines import PEERS, BenchError, Peer, edgenas
-from nas.bench.isa import limit, pin, wider_than_avx2
+from nas.bench.process import limit, settle, wider_than_avx2
 from nas.bench.layers import LAYERS, Layer, Repeated, repeated
 from nas.progress import Progress, Silent
 
@@ -61,7 +61,7 @@ def run(layers: Sequence[str] = (), bits: Sequence[str] = (), isa: str = "", pee
         seconds: float = 0.1, progress: Progress | None = None) -> Bench:  # fmt: skip
     """seconds: of each contender on each layer.  Empty names are all of them."""
     limit(isa)
-    pin(threads)
+    settle(threads)
     chosen_layers = _named("layer", LAYERS, layers)
     for name in bits:
         if name not in edgenas.BITS:

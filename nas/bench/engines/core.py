@@ -24,7 +24,7 @@ class Peer:
     precision: str                                      # int8 or fp32
     layer: Callable[[Repeated, int], Call]              # (graph, threads)
     winograd: bool = False                              # 3x3 convolutions with fewer products than ours
-    avx2: bool = False                                  # obeys nas.bench.isa.AVX2_ONLY
+    avx2: bool = False                                  # obeys nas.bench.process.AVX2_ONLY
     note: str = ""
 
     @property

@@ -1,7 +1,8 @@
-"""Instruction sets of a measurement: ours and those peers that can be told to leave AVX-512 alone."""
+"""The process that measures: its instruction sets, its CPUs and its memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from nas.bench.engines.core import BenchError
 
 # Read once, when a library first looks at the CPU.
 AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3            # of malloc.h
+_KEPT_BYTES = 32 << 20                                  # the most that glibc takes for the second
 ISAS = ("avx512", "avx2", "portable", "neon")
 
 
@@ -34,10 +37,17 @@ def wider_than_avx2() -> bool:
         return True
 
 
-def pin(threads: int) -> None:
-    """Keep this process on the last `threads` of the CPUs it may use."""
+def settle(threads: int) -> None:
+    """Keep this process on the last `threads` of the CPUs it may use, and what it frees in its hands.
+
+    glibc gives the end of its heap back to the system at every call of an engine that allocates its outputs, and takes it again page by
+    page: that engine (torch, ncnn) would be several times slower than in a program with anything else on its heap.
+    """
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) < threads:
             raise BenchError(f"{threads} threads on {len(cpus)} CPUs would take turns; give at most {len(cpus)}")
         os.sched_setaffinity(0, cpus[-threads:])
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD) if mallopt is not None else ():
+        mallopt(option, _KEPT_BYTES)
