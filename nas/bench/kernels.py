@@ -1,7 +1,8 @@
 """`edgenas bench kernels`: our convolutions at every bit-width beside every int8 and fp32 engine that is installed.
 
 All contenders of a layer run the same graph (nas.bench.layers.Repeated) in one process and take turns; a batch lasts BATCH_S or one
-run, and the figure is the median of ROUNDS batches or more.  Packing of activations and requantization count on every side.
+run, and the figure is the median of ROUNDS batches or more, without those in which the system gave the CPU to another process.
+Packing of activations and requantization count on every side.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from nas.bench.engines import PEERS, BenchError, Peer, edgenas
-from nas.bench.process import limit, settle, wider_than_avx2
 from nas.bench.layers import LAYERS, Layer, Repeated, repeated
+from nas.bench.process import interruptions, limit, settle, wider_than_avx2
 from nas.progress import Progress, Silent
 
 Timed = Callable[[int], float]                          # mean microseconds of that many runs of the graph
 ROUNDS = 15
-BATCH_S = 1e-3          # short, so that on a busy machine most batches are not interrupted
+BATCH_S = 1e-3
+TRIES = 8               # interrupted batches for each that is wanted, before they count too
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,33 @@ def _peer(peer: Peer, graph: Repeated, threads: int, left_out: dict[str, str]) -
 
 def alternate(contenders: Sequence[Timed], seconds: float) -> list[float]:
     """The median batch of each; they take turns, so that a machine that changes speed changes it for all."""
-    runs = []
-    for timed in contenders:
+    running = [_Contender(timed) for timed in contenders]
+    while any(not one.done(seconds) for one in running):
+        for one in running:
+            if not one.done(seconds):
+                one.batch()
+    return [one.median() for one in running]
+
+
+class _Contender:
+    """The batches of one contender so far."""
+
+    def __init__(self, timed: Timed) -> None:
+        self.timed = timed
         timed(1)
-        runs.append(max(int(BATCH_S * 1e6 / timed(2)), 1))
-    samples: list[list[float]] = [[] for _ in contenders]
-    spent = [0.0] * len(contenders)
-    while any(len(kept) < ROUNDS or used < seconds for kept, used in zip(samples, spent)):
-        for k, timed in enumerate(contenders):
-            if len(samples[k]) < ROUNDS or spent[k] < seconds:
-                timed(1)                                # its weights and values are in the caches again
-                samples[k].append(timed(runs[k]))
-                spent[k] += samples[k][-1] * runs[k] / 1e6
-    return [float(np.median(kept)) for kept in samples]
+        self.runs = max(int(BATCH_S * 1e6 / timed(2)), 1)
+        self.whole: list[float] = []
+        self.interrupted: list[float] = []
+
+    def batch(self) -> None:
+        self.timed(1)                                   # its weights and values are in the caches again
+        before = interruptions()
+        us = self.timed(self.runs)
+        (self.whole if interruptions() == before else self.interrupted).append(us)
+
+    def done(self, seconds: float) -> bool:
+        used = sum(self.whole) * self.runs / 1e6
+        return (len(self.whole) >= ROUNDS and used >= seconds) or len(self.interrupted) > TRIES * ROUNDS
+
+    def median(self) -> float:
+        return float(np.median(self.whole if len(self.whole) >= ROUNDS else self.whole + self.interrupted))

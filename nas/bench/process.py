@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -49,5 +50,11 @@ def settle(threads: int) -> None:
             raise BenchError(f"{threads} threads on {len(cpus)} CPUs would take turns; give at most {len(cpus)}")
         os.sched_setaffinity(0, cpus[-threads:])
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD) if mallopt is not None else ():
-        mallopt(option, _KEPT_BYTES)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+
+
+def interruptions() -> int:
+    """How often the system has taken a CPU from this process so far; a time during which it did says nothing."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

@@ -14,6 +14,24 @@ app = group("Measurements side by side, in one alternating run.")
 Tables = Annotated[Path, typer.Option(help="Folder of the YOLOBench tables (CSV).")]
 
 
+@app.command("kernels")
+def bench_kernels(
+    layers: Annotated[str, typer.Option(help="Names such as y1,r4; default: all 17.")] = "",
+    bits: Annotated[str, typer.Option(help="Bit-widths such as w2a2,w1a1; default: all, fp32 included.")] = "",
+    isa: Annotated[str, typer.Option(help="avx512, avx2, neon or portable; default: what this CPU has.")] = "",
+    peers: Annotated[str, typer.Option(help="Engines, separated by commas; default: every one that is installed.")] = "",
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Time of each contender on each layer, s.")] = 0.1,
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """Our convolutions on 17 layers, beside the int8 and fp32 ones of every engine that is installed, alternating."""
+    from nas.bench.kernels import run
+
+    shown = progress()
+    write(run(_names(layers), _names(bits), isa=isa, peers=_names(peers), threads=threads, seconds=seconds, progress=shown), json_)
+
+
 @app.command("model")
 def bench_model(
     size: Annotated[int, typer.Option(help="Side of the input, px.")] = 320,

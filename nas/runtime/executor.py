@@ -115,7 +115,7 @@ class Executor:
         y = self._engine.decoded(self._arrays(image))[:, :, 0]
         return np.ascontiguousarray(y[:4].T), np.ascontiguousarray(y[4:].T)
 
-    def profile(self, image: NDArray[Any]) -> list[Timing]:
+    def profile(self, image: NDArray[Any] | Sequence[NDArray[Any]]) -> list[Timing]:
         """The time of each instruction in one run, in order, a final decode left out."""
         return [Timing(*row) for row in self._engine.profile(self._arrays(image))]
 

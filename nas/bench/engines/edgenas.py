@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nas.bench.layers import Layer, Repeated
 from nas.compiler.grids import Grid
 from nas.compiler.requant import requant
-from nas.runtime import ALIGNMENT, Executor, Instruction, Plan, Tensor, artifact
+from nas.runtime import ALIGNMENT, Executor, Instruction, Plan, Requant, Tensor, artifact
 from searchspaces.ops import FLOAT_BITS
 from searchspaces.yolo import bits as bits_of
 
@@ -17,7 +17,6 @@ BITS = ("w1a1", "w1a2", "w2a2", "w3a3", "w4a4", "w4a8", "w2a8", "w8a8", "fp32")
 # Standard deviation of normal weights in steps of their best uniform quantizer (Max 1960, IRE Trans. Inf. Theory 6, table II).
 SPREAD = {2: 1.0, 3: 1.71, 4: 2.98, 8: 32.0}
 FLOAT_TOLERANCE = 2e-5
-CHAINS = 2
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,18 @@ class Ours:
         return float(np.mean(self.executor.time(self.inputs, runs)))
 
 
-def contenders(graph: Repeated, bits: str, only: str = "") -> list[Ours]:
-    """Every variant that runs this layer on the instruction sets in use, the one that the engine chooses first; `only` names one."""
+def contenders(graph: Repeated, bits: str) -> list[Ours]:
+    """Every variant that runs this layer on the instruction sets in use, the one that the engine chooses first."""
     from nas.runtime.executor import variants
 
     file = artifact.write(plan(graph, bits))
-    inputs = [_values(graph.layer, bits)]
+    inputs: list[np.ndarray] = [_values(graph.layer, bits)]
     wanted = Executor(file, "reference").run(inputs)
     found: list[Ours] = []
     for variant in ("", *variants("conv2d_f32" if bits == "fp32" else "conv2d")):
         executor = Executor(file, variant)
         (ran, *_) = {row.variant for row in executor.profile(inputs)}
-        if ran == "reference" and found or any(ran == ours.variant for ours in found) or (only and ran != only):
+        if (ran == "reference" and found) or any(ran == ours.variant for ours in found):
             continue
         exact = all(_same(a, b) for a, b in zip(wanted, executor.run(inputs), strict=True))
         found.append(Ours(bits, ran, variant == "", executor, inputs, exact))
@@ -61,14 +60,14 @@ def plan(graph: Repeated, bits: str) -> Plan:
     """
     layer = graph.layer
     wbits, abits = bits_of(bits)
-    tensors, instructions, weights, end = [_tensor("x0", layer.c_in, layer.size, abits, 0)], [], {}, 0
+    tensors, instructions = [_tensor("x0", layer.c_in, layer.size, abits, 0)], []
+    weights: dict[str, np.ndarray] = {}
     end = place = _aligned(tensors[0].nbytes)
     for x, y in graph.wiring:
         rng = np.random.default_rng([y, layer.c_in, layer.c_out, layer.size, wbits])
+        slot = 2 * (y > graph.copies // 2) + y % 2 if graph.chained else y - 1
         output = _tensor(f"x{y}", layer.c_out, layer.out_size, abits, 0)
-        chain = y > graph.copies // 2
-        slot = CHAINS * chain + y % CHAINS if graph.chained else y - 1
-        output = _tensor(f"x{y}", layer.c_out, layer.out_size, abits, place + slot * _aligned(output.nbytes))
+        output = replace(output, offset=place + slot * _aligned(output.nbytes))
         tensors.append(output)
         end = max(end, output.offset + _aligned(output.nbytes))
         attrs = {"kernel": layer.kernel, "stride": layer.stride, "padding": layer.kernel // 2, "groups": 1}
@@ -106,7 +105,7 @@ def _codes(rng: np.random.Generator, layer: Layer, wbits: int) -> np.ndarray:
     return np.clip(np.rint(rng.normal(size=shape) * SPREAD[wbits]), low, 2 ** (wbits - 1) - 1).astype(np.int8)
 
 
-def _requant(rng: np.random.Generator, weights: np.ndarray, abits: int):
+def _requant(rng: np.random.Generator, weights: np.ndarray, abits: int) -> Requant:
     """A batch-norm and ReLU: two standard deviations of a sum over uniform codes fill the output's range."""
     w = weights.reshape(len(weights), -1).astype(np.float64)
     codes = np.arange(2**abits)

@@ -19,7 +19,8 @@ def int8_layer(graph: Repeated, threads: int) -> Call:
 
 def fp32_layer(graph: Repeated, threads: int) -> Call:
     layer = graph.layer
-    return call(float_model(graph), np.random.default_rng(0).normal(size=(1, layer.size, layer.size, layer.c_in)).astype(np.float32), threads)
+    x = np.random.default_rng(0).normal(size=(1, layer.size, layer.size, layer.c_in)).astype(np.float32)
+    return call(float_model(graph), x, threads)
 
 
 def int8_model(graph: Repeated) -> bytes:

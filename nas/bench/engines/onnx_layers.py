@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -23,7 +25,7 @@ class _Model:
             self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def add(self, op: str, inputs: list[str], output: str, domain: str = "", **attrs: object) -> str:
+    def add(self, op: str, inputs: list[str], output: str, domain: str = "", **attrs: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], domain=domain, **attrs))
         return output
 
@@ -39,7 +41,7 @@ class _Model:
         return helper.make_model(body, opset_imports=domains, ir_version=IR_VERSION).SerializeToString()
 
 
-def _attrs(layer: Layer) -> dict[str, object]:
+def _attrs(layer: Layer) -> dict[str, Any]:
     return {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2, "pads": [layer.kernel // 2] * 4}
 
 

@@ -17,7 +17,8 @@ def int8_layer(graph: Repeated, threads: int) -> Call:
 
 def fp32_layer(graph: Repeated, threads: int) -> Call:
     layer = graph.layer
-    return _call(float_model(graph), np.random.default_rng(0).normal(size=(1, layer.c_in, layer.size, layer.size)).astype(np.float32), threads)
+    x = np.random.default_rng(0).normal(size=(1, layer.c_in, layer.size, layer.size)).astype(np.float32)
+    return _call(float_model(graph), x, threads)
 
 
 def _call(model: bytes, x: np.ndarray, threads: int) -> Call:

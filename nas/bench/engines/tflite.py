@@ -44,7 +44,8 @@ class Writer:
         self.tensors.append(t)
         return len(self.tensors) - 1
 
-    def operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", version: int = 1, **values: Any) -> None:
+    def operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", version: int = 1,
+                 **values: Any) -> None:  # fmt: skip
         """name: of the schema's BuiltinOperator; options: of its BuiltinOptions, with its fields as `values`."""
         op = self.schema.OperatorT()
         op.opcodeIndex = self._code(getattr(self.schema.BuiltinOperator, name), version)
