@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.bench.engines import PEERS, BenchError, Peer, edgenas
 from nas.bench.layers import LAYERS, Layer, Repeated, repeated
-from nas.bench.process import interruptions, limit, settle, wider_than_avx2
+from nas.bench.process import interruptions, limit, settled, wider_than_avx2
 from nas.progress import Progress, Silent
 
 Timed = Callable[[int], float]                          # mean microseconds of that many runs of the graph
@@ -62,15 +62,14 @@ class Bench:
 def run(layers: Sequence[str] = (), bits: Sequence[str] = (), isa: str = "", peers: Sequence[str] = (), threads: int = 1,
         seconds: float = 0.1, progress: Progress | None = None) -> Bench:  # fmt: skip
     """seconds: of each contender on each layer.  Empty names are all of them."""
-    limit(isa)
-    settle(threads)
     chosen_layers = _named("layer", LAYERS, layers)
     for name in bits:
         if name not in edgenas.BITS:
             raise BenchError(f"'{name}' is no bit-width to measure; choose from {', '.join(edgenas.BITS)}")
     chosen_peers, left_out = _present(peers, isa)
+    limit(isa)
     rows: list[Row] = []
-    with (progress or Silent()).task("layers", len(chosen_layers)) as task:
+    with settled(threads), (progress or Silent()).task("layers", len(chosen_layers)) as task:
         for layer in chosen_layers:
             rows += _layer(layer, bits or edgenas.BITS, isa, chosen_peers, left_out, threads, seconds)
             task.advance(1, layer.name)
@@ -154,7 +153,7 @@ class _Contender:
         self.interrupted: list[float] = []
 
     def batch(self) -> None:
-        self.timed(1)                                   # its weights and values are in the caches again
+        self.timed(self.runs)                           # its weights and values are in the caches again
         before = interruptions()
         us = self.timed(self.runs)
         (self.whole if interruptions() == before else self.interrupted).append(us)

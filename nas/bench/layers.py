@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CHAIN_MACS, BRANCH_MACS = 150_000_000, 75_000_000  # work of one timed call: 0.15 ms and more at the rates of today's int8 engines
+WORK_MACS = 60_000_000  # of one timed call, 0.13 ms and more at the rates of int8 engines; their calls cost 1 to 10 us
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ class Repeated:
 
 
 def repeated(layer: Layer) -> Repeated:
-    """As many copies as make a call last; few enough branches for their outputs to stay in the second-level cache."""
-    work = CHAIN_MACS if Repeated(layer, 1).chained else BRANCH_MACS
-    return Repeated(layer, max(-(-work // layer.macs), 2))
+    """As many copies as make a call last, and no more: their weights and outputs stay in the second-level cache, as one layer's would."""
+    return Repeated(layer, max(-(-WORK_MACS // layer.macs), 2))
 
 
 @dataclass(frozen=True)

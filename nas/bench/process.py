@@ -6,6 +6,8 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nas.bench.engines.core import BenchError
@@ -38,21 +40,28 @@ def wider_than_avx2() -> bool:
         return True
 
 
-def settle(threads: int) -> None:
-    """Keep this process on the last `threads` of the CPUs it may use, and what it frees in its hands.
+@contextmanager
+def settled(threads: int) -> Iterator[None]:
+    """This process on the last `threads` of the CPUs it may use, and what it frees kept in its hands.
 
     glibc gives the end of its heap back to the system at every call of an engine that allocates its outputs, and takes it again page by
     page: that engine (torch, ncnn) would be several times slower than in a program with anything else on its heap.
     """
-    if hasattr(os, "sched_setaffinity"):
-        cpus = sorted(os.sched_getaffinity(0))
-        if len(cpus) < threads:
-            raise BenchError(f"{threads} threads on {len(cpus)} CPUs would take turns; give at most {len(cpus)}")
-        os.sched_setaffinity(0, cpus[-threads:])
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cpus = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cpus):
+        raise BenchError(f"{threads} threads on {len(cpus)} CPUs would take turns; give 1 to {len(cpus)}")
+    os.sched_setaffinity(0, cpus[-threads:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def interruptions() -> int:
