@@ -8,7 +8,7 @@ Packing of activations and requantization count on every side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +16,9 @@ import numpy as np
 
 from nas.bench.engines import PEERS, BenchError, Peer, edgenas
 from nas.bench.layers import LAYERS, Layer, Repeated, repeated
-from nas.bench.process import interruptions, limit, settled, wider_than_avx2
+from nas.bench.process import limit, settled, wider_than_avx2
+from nas.bench.timing import ROUNDS, Timed, alternate
 from nas.progress import Progress, Silent
-
-Timed = Callable[[int], float]                          # mean microseconds of that many runs of the graph
-ROUNDS = 15
-BATCH_S = 1e-3
-TRIES = 8               # interrupted batches for each that is wanted, before they count too
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,8 @@ def _layer(layer: Layer, bits: Sequence[str], isa: str, peers: Sequence[Peer], l
     graph = repeated(layer)
     ours = [item for name in bits for item in edgenas.contenders(graph, name)]
     theirs = {peer.name: made for peer in peers if (made := _peer(peer, graph, threads, left_out)) is not None}
-    medians = alternate([item.time for item in ours] + list(theirs.values()), seconds)
-    us = [median / graph.copies for median in medians]
+    samples = alternate([item.time for item in ours] + list(theirs.values()), seconds)
+    us = [float(np.median(kept)) / graph.copies for kept in samples]
     peer_us = dict(zip(theirs, us[len(ours):]))
     return [Row(layer.name, item.bits, isa, item.variant, item.chosen, one, layer.macs / one / 1e3, name, other, other / one, item.exact)
             for item, one in zip(ours, us) for name, other in peer_us.items() or (("", float("nan")),)]  # fmt: skip
@@ -130,37 +126,3 @@ def _peer(peer: Peer, graph: Repeated, threads: int, left_out: dict[str, str]) -
         return (time.perf_counter() - start) * 1e6 / runs
 
     return timed
-
-
-def alternate(contenders: Sequence[Timed], seconds: float) -> list[float]:
-    """The median batch of each; they take turns, so that a machine that changes speed changes it for all."""
-    running = [_Contender(timed) for timed in contenders]
-    while any(not one.done(seconds) for one in running):
-        for one in running:
-            if not one.done(seconds):
-                one.batch()
-    return [one.median() for one in running]
-
-
-class _Contender:
-    """The batches of one contender so far."""
-
-    def __init__(self, timed: Timed) -> None:
-        self.timed = timed
-        timed(1)
-        self.runs = max(int(BATCH_S * 1e6 / timed(2)), 1)
-        self.whole: list[float] = []
-        self.interrupted: list[float] = []
-
-    def batch(self) -> None:
-        self.timed(self.runs)                           # its weights and values are in the caches again
-        before = interruptions()
-        us = self.timed(self.runs)
-        (self.whole if interruptions() == before else self.interrupted).append(us)
-
-    def done(self, seconds: float) -> bool:
-        used = sum(self.whole) * self.runs / 1e6
-        return (len(self.whole) >= ROUNDS and used >= seconds) or len(self.interrupted) > TRIES * ROUNDS
-
-    def median(self) -> float:
-        return float(np.median(self.whole if len(self.whole) >= ROUNDS else self.whole + self.interrupted))

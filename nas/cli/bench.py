@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.common import Json, JsonFile, Seed, Verbose, group, progress, show, write
+from nas.cli.common import JsonFile, Seed, Verbose, group, progress, write
 
 app = group("Measurements side by side, in one alternating run.")
 
@@ -34,15 +34,22 @@ def bench_kernels(
 
 @app.command("model")
 def bench_model(
-    size: Annotated[int, typer.Option(help="Side of the input, px.")] = 320,
-    seconds: Annotated[float, typer.Option(help="Time a contender, s.")] = 4.0,
-    json_: Json = False,
+    models: Annotated[str, typer.Option(help="yolov5n, yolov8n, resnet18; default: all.")] = "",
+    precisions: Annotated[str, typer.Option(help="Of ours, such as w2a2,w4a4; default: w2a2,w4a4,w8a8.")] = "",
+    acts: Annotated[str, typer.Option(help="silu, relu; default: both for the detectors, relu for resnet18.")] = "",
+    peers: Annotated[str, typer.Option(help="litert, openvino, onnxruntime; default: every one that is installed.")] = "",
+    isa: Annotated[str, typer.Option(help="avx512, avx2, neon or portable; default: what this CPU has.")] = "",
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of the input, px; 0: 320 for detectors, 224 for resnet18.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time of each contender, s.")] = 1.0,
+    json_: JsonFile = None,
     verbose: Verbose = False,
 ) -> None:
-    """YOLOv8n at several precisions, ours beside ONNX Runtime, one thread, alternating."""
-    from nas.bench.model import bench
+    """Whole networks at several precisions: latency, file and memory beside the int8 and fp32 of the engines that are installed."""
+    from nas.bench.model import run
 
-    show(bench(size, seconds), json_)
+    shown = progress()
+    write(run(_names(models), _names(precisions), _names(acts), _names(peers), isa, threads, size, seconds, shown), json_)
 
 
 @app.command("yolobench")

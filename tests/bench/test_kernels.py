@@ -118,7 +118,8 @@ def test_the_fastest_peer_is_of_the_asked_precision_and_may_leave_winograd_out()
 
 def test_a_bench_shows_and_writes_what_it_found_and_whom_it_left_out():
     peer = next(peer for peer in PEERS if peer.name == "onnxruntime")
-    bench = Bench((_row("onnxruntime", 20.0),), {"cpu": "c", "isa": "avx2", "threads": 1, "rounds": 15, "commit": ""}, (peer,), {"ncnn": "why"})
+    about = {"cpu": "c", "isa": "avx2", "threads": 1, "rounds": 15, "commit": ""}
+    bench = Bench((_row("onnxruntime", 20.0),), about, (peer,), {"ncnn": "why"})
     assert "(2.00)" in bench.text()
     assert "left out: ncnn: why" in bench.text()
     (row,) = bench.json()["rows"]

@@ -15,6 +15,14 @@ class BenchError(ValueError):
     """A measurement that cannot be made: names the peer or layer, what was found and what would work."""
 
 
+def installed(package: str) -> str:
+    """The version of a distribution, '' where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Peer:
     """One engine at one precision.  `layer` makes a call that runs the graph once on one thread count, tensors already in place."""
@@ -30,7 +38,4 @@ class Peer:
     @property
     def version(self) -> str:
         """'' where it is not installed."""
-        try:
-            return version(self.package)
-        except PackageNotFoundError:
-            return ""
+        return installed(self.package)

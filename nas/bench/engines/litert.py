@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from nas.bench.engines.core import Call
@@ -21,6 +23,11 @@ def fp32_layer(graph: Repeated, threads: int) -> Call:
     layer = graph.layer
     x = np.random.default_rng(0).normal(size=(1, layer.size, layer.size, layer.c_in)).astype(np.float32)
     return call(float_model(graph), x, threads)
+
+
+def network(path: Path, image: np.ndarray, threads: int) -> Call:
+    """A run of an exported net on an image (H, W, 3) uint8."""
+    return call(path.read_bytes(), image[None], threads)
 
 
 def int8_model(graph: Repeated) -> bytes:
@@ -48,10 +55,13 @@ def float_model(graph: Repeated) -> bytes:
 
 
 def call(model: bytes, x: np.ndarray, threads: int) -> Call:
-    """One run of a model whose input is already in place."""
+    """One run of a model whose input is already in place; uint8 images become what the model reads."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    source = interpreter.get_input_details()[0]
+    if x.dtype == np.uint8:
+        x = (x.astype(np.int16) - 128).astype(np.int8) if source["dtype"] == np.int8 else x.astype(np.float32) / 255
+    interpreter.set_tensor(source["index"], x)
     return interpreter.invoke

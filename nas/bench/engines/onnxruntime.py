@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from nas.bench.engines.core import Call
@@ -21,15 +23,22 @@ def fp32_layer(graph: Repeated, threads: int) -> Call:
     return _call(float_model(graph), x, threads)
 
 
+def network(path: Path, image: np.ndarray, threads: int) -> Call:
+    """A run of an exported net on an image (H, W, 3) uint8."""
+    return _call(path.read_bytes(), image.transpose(2, 0, 1)[None].astype(np.float32) / 255, threads)
+
+
 def _call(model: bytes, x: np.ndarray, threads: int) -> Call:
+    """Input and outputs stay where they are."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     bound = session.io_binding()
-    bound.bind_ortvalue_input("x0", ort.OrtValue.ortvalue_from_numpy(x))
+    (source,) = session.get_inputs()
+    bound.bind_ortvalue_input(source.name, ort.OrtValue.ortvalue_from_numpy(x))
     names = [output.name for output in session.get_outputs()]
-    for name, y in zip(names, session.run(names, {"x0": x})):
+    for name, y in zip(names, session.run(names, {source.name: x})):
         bound.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(y))
     return lambda: session.run_with_iobinding(bound)

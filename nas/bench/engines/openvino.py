@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,16 @@ def fp32_layer(graph: Repeated, threads: int) -> Call:
     return _call(float_model(graph), x, threads)
 
 
+def network(path: Path, image: np.ndarray, threads: int) -> Call:
+    """A run of an exported net on an image (H, W, 3) uint8."""
+    import openvino as ov
+
+    x = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    model = ov.Core().read_model(path)
+    model.reshape(list(x.shape))
+    return _run(model, x, threads)
+
+
 def settings(threads: int) -> dict[str, Any]:
     """float32 sums in float32, not bfloat16; the process is pinned by the benchmark."""
     return {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
@@ -39,6 +50,12 @@ def _call(model: bytes, x: np.ndarray, threads: int) -> Call:
     for k in range(len(network.outputs)):
         ends.output(k).model().set_layout(ov.Layout("NCHW"))
         ends.output(k).tensor().set_layout(ov.Layout("NHWC"))
-    request = ov.Core().compile_model(ends.build(), "CPU", settings(threads)).create_infer_request()
+    return _run(ends.build(), x, threads)
+
+
+def _run(model: Any, x: np.ndarray, threads: int) -> Call:
+    import openvino as ov
+
+    request = ov.Core().compile_model(model, "CPU", settings(threads)).create_infer_request()
     request.set_input_tensor(ov.Tensor(x))
-    return request.infer
+    return lambda: request.infer(share_outputs=True)
