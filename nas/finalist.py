@@ -142,12 +142,14 @@ def verify(
     predicted: Estimate | None = None,
     split: str = "val",
     elsewhere: bool = False,
+    threads: int = 1,
+    tuned: bool = False,
 ) -> Verification:
     """From the artifact alone: bit-exactness, mAP on a split, latency, RAM and size, and the limits judged on them.
 
     `elsewhere`: the limits are those of another device, whose latency cannot be measured here; it is judged as predicted.
     """
-    run = measure(path)
+    run = measure(path, threads=threads, tuned=tuned)
     samples = dataset.splits[split]
     exact = exact_on(path, run.executor, boxed(samples[:CHECKED_IMAGES], run.executor.metadata.input_size[0]))
     look = detector(run.executor)
@@ -172,6 +174,7 @@ def verify(
         ram_kib=run.ram_kib,
         scratch_kib=run.scratch_kib,
         size_mb=run.size_mb,
+        threads=threads,
         constraints=limits_met(limits, found, {"latency_ms": predicted.mean_ms} if predicted else {}),
         isa=isa(),
     )

@@ -18,11 +18,11 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
 
 
-def predict(model: Path, images: Path, save: Path | None, score: float) -> Iterator[dict[str, Any]]:
+def predict(model: Path, images: Path, save: Path | None, score: float, threads: int = 1, tuned: bool = False) -> Iterator[dict[str, Any]]:
     """One row a picture: its path, its objects (class, score, box_xyxy in pixels), and where it was drawn."""
     if not 0 <= score <= 1:
         raise DataError(f"--score {score}: a score is between 0 and 1")
-    find, classes = opened(model, score)
+    find, classes = opened(model, score, threads, tuned)
     paths = pictures(images)
     folder = images.is_dir()
     for path in paths:
@@ -50,11 +50,14 @@ def pictures(where: Path) -> list[Path]:
     return found
 
 
-def opened(model: Path, score: float) -> tuple[Callable[[np.ndarray], Found], tuple[str, ...]]:
-    """(image -> boxes in its pixels, scores, labels; class names) of an artifact or one of our ONNX exports."""
+def opened(model: Path, score: float, threads: int = 1, tuned: bool = False) -> tuple[Callable[[np.ndarray], Found], tuple[str, ...]]:
+    """(image -> boxes in its pixels, scores, labels; class names) of an artifact or one of our ONNX exports.
+
+    threads and tuned are for an artifact's Executor; onnxruntime has its own ways.
+    """
     if model.suffix == ".onnx":
         return _onnx(model, score)
-    executor = Executor.load(model)
+    executor = Executor.load(model, threads=threads, tuned=tuned)
     return detector(executor, score), executor.metadata.classes
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hwmodels.device import Device
 from nas.data import Dataset
+from nas.runtime.machine import cpu_name
 
 PACKAGES = ("edgenas", "torch", "numpy", "onnxruntime", "opencv-python-headless", "faster-coco-eval", "scikit-learn")
 
@@ -23,17 +24,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def cpu_name() -> str:
-    """The CPU's own name where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

@@ -102,15 +102,26 @@ def at_precision(graph: Graph, precision: str) -> Graph:
     return graph.edited(changed)
 
 
-def compile_file(model: Path, out: Path) -> dict[str, Any]:
+def compile_file(model: Path, out: Path, tuned: bool = False) -> dict[str, Any]:
     from nas.finalist import compile_model
     from nas.model import load
 
     compile_model(load(model), out, {"model": model.name})
-    return {"artifact": str(out), "size_mb": out.stat().st_size / 1e6}
+    return {"artifact": str(out), "size_mb": out.stat().st_size / 1e6, **(tune_file(out) if tuned else {})}
 
 
-def verify_file(artifact: Path, data: str, split: str, max_latency: str) -> dict[str, Any]:
+def tune_file(artifact: Path) -> dict[str, Any]:
+    """Times the kernels of each convolution on this machine and keeps the choice beside the artifact's own business, in the cache."""
+    from nas.runtime.tune import keep, tune
+
+    choices = tune(artifact.read_bytes())
+    rows = [{"layer": c.key, "usual": c.usual, "us": c.usual_us, "fastest": c.fastest, "fastest_us": c.fastest_us} for c in choices]
+    changed = [c for c in choices if c.fastest != c.usual]
+    gain = sum(c.usual_us for c in choices) / max(1e-9, sum(c.fastest_us for c in choices))
+    return {"tuned": str(keep(choices)), "layers_changed": len(changed), "gain": gain, "layers": rows}
+
+
+def verify_file(artifact: Path, data: str, split: str, max_latency: str, threads: int = 1, tuned: bool = False) -> dict[str, Any]:
     from nas.data import load
     from nas.finalist import verify
     from nas.objectives import parse_quantity
@@ -119,18 +130,18 @@ def verify_file(artifact: Path, data: str, split: str, max_latency: str) -> dict
     if split not in dataset.splits:
         raise StepError(f"data set '{dataset.name}' has no split '{split}'; splits: {', '.join(dataset.splits)}")
     limits = {"latency_ms": parse_quantity(max_latency, "latency")} if max_latency else {}
-    result = verify(artifact, dataset, limits=limits, split=split)
+    result = verify(artifact, dataset, limits=limits, split=split, threads=threads, tuned=tuned)
     per_class = [{"class": name, "ap": ap, "ap50": ap50} for name, (ap, ap50) in result.per_class.items()]
     return {**msgspec.to_builtins(result), "met": result.met, "per_class": per_class}
 
 
-def measure_artifact(artifact: Path) -> dict[str, Any]:
+def measure_artifact(artifact: Path, threads: int = 1, tuned: bool = False) -> dict[str, Any]:
     """Whole-network latency, and the time of each instruction in the median of several runs."""
     import numpy as np
 
     from nas.deploy.verify import measure
 
-    run = measure(artifact)
+    run = measure(artifact, threads=threads, tuned=tuned)
     height, width = run.executor.metadata.input_size
     image = np.full((height, width, 3), 114, np.uint8)
     profiles = [run.executor.profile(image) for _ in range(15)]

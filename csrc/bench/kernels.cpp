@@ -227,8 +227,8 @@ bool check_codes(Rng& rng, std::map<std::string, int>& counts) {
         if (std::memcmp(y.data(), want.data(), want.size()) == 0) continue;
         const size_t at = static_cast<size_t>(std::mismatch(want.begin(), want.end(), y.data()).first - want.begin());
         std::printf("%s differs: %s %zu shares w%da%d z%d epilogue %d shift %d levels %d table %d, byte %zu of %zu first: %d, not %d\n",
-                    v.name, describe(shape).c_str(), order.size(), wbits, abits, p->conv.zero_point, static_cast<int>(kind), p->conv.requant.shift,
-                    p->conv.requant.levels, p->conv.requant.table_size, at, want.size(), y.data()[at], want[at]);
+                    v.name, describe(shape).c_str(), order.size(), wbits, abits, p->conv.zero_point, static_cast<int>(kind),
+                    p->conv.requant.shift, p->conv.requant.levels, p->conv.requant.table_size, at, want.size(), y.data()[at], want[at]);
         return false;
     }
     return true;

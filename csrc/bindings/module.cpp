@@ -38,8 +38,8 @@ Numpy<T, Shape...> owned(std::span<const T> values, std::initializer_list<size_t
 // One executor may be called from several Python threads; runs take turns on its arena.
 class PyExecutor {
   public:
-    PyExecutor(nb::bytes file, const std::string& variant)
-        : executor_({static_cast<const std::byte*>(file.data()), file.size()}, variant) {}
+    PyExecutor(nb::bytes file, const std::string& variant, std::vector<std::string> variants, int32_t threads, int64_t split_from)
+        : executor_({static_cast<const std::byte*>(file.data()), file.size()}, {variant, std::move(variants), threads, split_from}) {}
 
     nb::list run(const Inputs& inputs) {
         const std::lock_guard lock = locked();
@@ -248,7 +248,8 @@ NB_MODULE(_csrc, m) {
         }
     });
     nb::class_<PyExecutor>(m, "Executor")
-        .def(nb::init<nb::bytes, const std::string&>(), "file"_a, "variant"_a = "")
+        .def(nb::init<nb::bytes, const std::string&, std::vector<std::string>, int32_t, int64_t>(), "file"_a, "variant"_a = "",
+             "variants"_a = std::vector<std::string>(), "threads"_a = 1, "split_from"_a = edgenas::kSplitFrom)
         .def("run", &PyExecutor::run, "inputs"_a)
         .def("detect", &PyExecutor::detect, "inputs"_a, "score_threshold"_a, "iou_threshold"_a, "max_detections"_a)
         .def("decoded", &PyExecutor::decoded, "inputs"_a)

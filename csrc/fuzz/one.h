@@ -31,14 +31,14 @@ inline void seal(std::vector<std::byte>& file) {
 }
 
 // True where the file was accepted. Inputs get a pattern of valid codes or small floats.
-inline bool load_and_run(const std::vector<std::byte>& file, std::string_view variant) {
+inline bool load_and_run(const std::vector<std::byte>& file, const Options& options) {
     try {
         std::vector<uint64_t> aligned(file.size() / 8 + 1);
         if (!file.empty()) std::memcpy(aligned.data(), file.data(), file.size());
         const Plan plan = parse({reinterpret_cast<const std::byte*>(aligned.data()), file.size()});
         validate(plan);
         if (plan.arena_bytes > kMaxArena || work(plan) > kMaxWork) return true;
-        const Executor executor(file, variant);
+        const Executor executor(file, options);
         for (const uint32_t id : plan.inputs) {
             const Tensor& t = plan.tensors[id];
             for (int64_t k = 0; k < t.bytes; ++k) executor.at(id)[k] = static_cast<std::byte>(t.f32 ? 0 : (k * 37) & ((1 << t.bits) - 1));

@@ -1,6 +1,6 @@
 // Runs files under the sanitizers, for machines without libFuzzer: replay MUTATIONS FILE ...
-// Each file runs as it is by every kernel variant, then its prefixes (all of them below
-// 8 KiB), then MUTATIONS seeded mutations of it are tried.
+// Each file runs as it is by every kernel variant, alone and by threads that share every step, then its prefixes (all of them
+// below 8 KiB), then MUTATIONS seeded mutations of it are tried; with 0 MUTATIONS only the first.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -37,11 +37,13 @@ int main(int argc, char** argv) {
     for (int k = 2; k < argc; ++k) {
         const std::vector<std::byte> file = contents(argv[k]);
         for (const std::string& name : names)
-            if (!edgenas::fuzz::load_and_run(file, name)) {
-                std::fprintf(stderr, "%s: refused as it is\n", argv[k]);
-                return 1;
-            }
-        for (size_t n = 0; n < file.size(); n += 1 + file.size() / 8192) {
+            for (const int32_t threads : {1, 2, 3})
+                if (!edgenas::fuzz::load_and_run(file, {name, {}, threads, 1})) {
+                    std::fprintf(stderr, "%s: refused as it is\n", argv[k]);
+                    return 1;
+                }
+        const long mutations = std::atol(argv[1]);
+        for (size_t n = 0; mutations > 0 && n < file.size(); n += 1 + file.size() / 8192) {
             std::vector<std::byte> prefix(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(n));
             edgenas::fuzz::seal(prefix);
             if (edgenas::fuzz::load_and_run(prefix, {})) {
@@ -50,10 +52,10 @@ int main(int argc, char** argv) {
             }
         }
         std::mt19937 random(7);
-        for (long m = std::atol(argv[1]); m > 0; --m) {
+        for (long m = mutations; m > 0; --m) {
             std::vector<std::byte> other = mutated(file, random);
             edgenas::fuzz::seal(other);
-            ++(edgenas::fuzz::load_and_run(other, names[static_cast<size_t>(m) % names.size()]) ? accepted : refused);
+            ++(edgenas::fuzz::load_and_run(other, {names[static_cast<size_t>(m) % names.size()]}) ? accepted : refused);
         }
     }
     std::printf("%d files; of their mutations %ld ran, %ld were refused\n", argc - 2, accepted, refused);

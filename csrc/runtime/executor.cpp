@@ -28,12 +28,16 @@ Plan validated(std::span<const std::byte> file) {
 
 }  // namespace
 
-Executor::Executor(std::span<const std::byte> file, std::string_view variant)
-    : file_(copy(file)), plan_(validated({file_.data(), file_.size()})), steps_(make_steps(plan_, variant)) {
+Executor::Executor(std::span<const std::byte> file, const Options& options)
+    : file_(copy(file)), plan_(validated({file_.data(), file_.size()})), split_from_(options.split_from) {
+    if (options.threads < 1 || options.threads > kMaxThreads)
+        throw ArtifactError("threads is " + std::to_string(options.threads) + "; choose 1 to " + std::to_string(kMaxThreads));
+    steps_ = make_steps(plan_, options);
     size_t scratch = 0;
     for (const Step& s : steps_) scratch = std::max(scratch, s.scratch_bytes);
     arena_ = Buffer(static_cast<size_t>(plan_.arena_bytes));
     scratch_ = Buffer(scratch);
+    if (options.threads > 1) pool_ = std::make_unique<ThreadPool>(options.threads);
 }
 
 Memory Executor::memory() const {
@@ -42,12 +46,21 @@ Memory Executor::memory() const {
     return m;
 }
 
+void Executor::run(const Step& step) const {
+    std::byte *arena = arena_.data(), *scratch = scratch_.data();
+    const bool split = pool_ != nullptr && step.work > 0 && step.work >= split_from_;
+    for (const Phase& phase : step.phases) {
+        if (split) pool_->run([&](Share share) { phase(arena, scratch, share); });
+        else phase(arena, scratch, {0, 1});
+    }
+}
+
 void Executor::run(std::vector<double>* times_us) const {
     using Clock = std::chrono::steady_clock;
     for (const Step& s : steps_) {
         if (s.instruction->op == edge::Op::kDecode) continue;
         const auto start = times_us != nullptr ? Clock::now() : Clock::time_point{};
-        s.run(arena_.data(), scratch_.data());
+        run(s);
         if (times_us != nullptr) times_us->push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }
 }
@@ -56,7 +69,7 @@ bool Executor::has_decode() const { return !steps_.empty() && steps_.back().inst
 
 void Executor::run_decode() const {
     if (!has_decode()) throw ArtifactError("plan: it ends in no decode, so it gives raw maps and no boxes");
-    steps_.back().run(arena_.data(), scratch_.data());
+    run(steps_.back());
 }
 
 Detections Executor::detect(float score_threshold, float iou_threshold, int64_t max_detections) const {

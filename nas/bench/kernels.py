@@ -101,7 +101,7 @@ def _about(isa: str, threads: int, seconds: float) -> dict[str, Any]:
 def _layer(layer: Layer, bits: Sequence[str], isa: str, peers: Sequence[Peer], left_out: dict[str, str], threads: int,
            seconds: float) -> list[Row]:  # fmt: skip
     graph = repeated(layer)
-    ours = [item for name in bits for item in edgenas.contenders(graph, name)]
+    ours = [item for name in bits for item in edgenas.contenders(graph, name, threads)]
     theirs = {peer.name: made for peer in peers if (made := _peer(peer, graph, threads, left_out)) is not None}
     samples = alternate([item.time for item in ours] + list(theirs.values()), seconds)
     us = [float(np.median(kept)) / graph.copies for kept in samples]

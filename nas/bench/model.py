@@ -186,7 +186,7 @@ def _measured(files: _Files, precisions: Sequence[str], peers: Sequence[Engine],
     calls: list[Timed] = []
     for precision in (*precisions, "fp32"):
         path = files.write(precision, "edge")
-        executor = Executor.load(path)
+        executor = Executor.load(path, threads=threads)
         memory = peak_mb(network, "nas.runtime._csrc", path, files.image, threads)
         same = exact(path.read_bytes(), executor, files.image)
         rows.append(Row(files.name, files.act, OURS, precision, 0.0, 0.0, path.stat().st_size / 1e6, memory, same, {}))

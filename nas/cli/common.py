@@ -17,6 +17,8 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show a traceback where something fails.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of each finalist, quantized ones included.")]
+Threads = Annotated[int, typer.Option(help="Threads of our runtime that share the larger layers; the results are the same.")]
+Tuned = Annotated[bool, typer.Option("--tuned", help="Use the kernels that `edgenas compile --tune` found fastest on this machine.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 

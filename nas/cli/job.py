@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.common import Accelerator, Data, Epochs, Json, Seed, Verbose, finish, progress
+from nas.cli.common import Accelerator, Data, Epochs, Json, Seed, Threads, Tuned, Verbose, finish, progress
 
 app = typer.Typer()
 
@@ -102,13 +102,15 @@ def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     save: Annotated[Path | None, typer.Option(help="Where to draw: a file for one image, a folder for a folder.")] = None,
     score: Annotated[float, typer.Option(help="Boxes below this score are left out.")] = 0.25,
+    threads: Threads = 1,
+    tuned: Tuned = False,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Detect objects in images and draw their boxes."""
     from nas.predict import predict as run_predict
 
-    for row in run_predict(model, images, save, score):
+    for row in run_predict(model, images, save, score, threads, tuned):
         if json_:
             print(json.dumps(row))
         else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.common import CHECK_FAILED, Accelerator, Data, Epochs, Json, Seed, Verbose, progress, show
+from nas.cli.common import CHECK_FAILED, Accelerator, Data, Epochs, Json, Seed, Threads, Tuned, Verbose, progress, show
 
 app = typer.Typer()
 
@@ -52,13 +52,14 @@ def quantize(
 def compile_(
     model: Annotated[Path, typer.Argument(help="A float or quantized model (.safetensors).")],
     out: Annotated[Path, typer.Option(help="Artifact to write (.edge).")],
+    tune: Annotated[bool, typer.Option("--tune", help="Also time the kernels of each layer here; --tuned then uses the fastest.")] = False,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Compile a model to an artifact for our runtime."""
     from nas.steps import compile_file
 
-    show(compile_file(model, out), json_)
+    show(compile_file(model, out, tune), json_)
 
 
 @app.command()
@@ -67,13 +68,15 @@ def verify(
     data: Data = "digits",
     split: Annotated[str, typer.Option(help="Split to score on.")] = "val",
     max_latency: Annotated[str, typer.Option(help="With its unit: 6ms.")] = "",
+    threads: Threads = 1,
+    tuned: Tuned = False,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """What an artifact does on this machine: bit-exactness, mAP, latency, RAM, size.  Exit code 1 where a check fails."""
     from nas.steps import verify_file
 
-    result = verify_file(artifact, data, split, max_latency)
+    result = verify_file(artifact, data, split, max_latency, threads, tuned)
     show(result, json_)
     if not result["met"]:
         raise typer.Exit(CHECK_FAILED)
@@ -82,13 +85,17 @@ def verify(
 @app.command()
 def measure(
     artifact: Annotated[Path | None, typer.Argument(help="A .edge artifact; without one, the device file of this machine is made.")] = None,
+    threads: Threads = 1,
+    tuned: Tuned = False,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Time an artifact layer by layer on this machine, or measure this machine as device `local` (under a minute)."""
     from nas.steps import measure_artifact, measure_local
 
-    show(measure_local(progress()) if artifact is None else measure_artifact(artifact), json_)
+    if artifact is None and (threads != 1 or tuned):
+        raise typer.BadParameter("the device file of this machine prices one thread and the usual kernels; name an artifact")
+    show(measure_local(progress()) if artifact is None else measure_artifact(artifact, threads, tuned), json_)
 
 
 @app.command()

@@ -64,24 +64,30 @@ def isa() -> str:
 
 
 class Executor:
-    """A loaded network. `variant` names a kernel variant to prefer where it fits; the default is the fastest.
+    """A loaded network. `variant` names a kernel variant to prefer where it fits; the default is the one that usually is fastest.
+    `layers`, where given, names one for each instruction, '' for no wish (nas.runtime.tune).
+
+    `threads` (1 to 256) share the larger layers and give the same bytes as one; beyond the cores of the machine they only wait
+    for each other. In a child of os.fork() an executor of its parent still works, alone.
 
     An image is (H, W, 3) uint8 RGB of exactly metadata.input_size; letterboxing is the caller's. A network with a float
     input gets it times metadata.preprocessing['scale']. Calls from several threads take turns; the GIL is released while
     a network runs.
     """
 
-    def __init__(self, file: bytes, variant: str = "") -> None:
-        self._engine = engine().Executor(bytes(file), variant)
+    def __init__(self, file: bytes, variant: str = "", threads: int = 1, layers: Sequence[str] = ()) -> None:
+        self._engine = engine().Executor(bytes(file), variant, list(layers), threads)
         self.metadata: Metadata = metadata_of(self._engine.metadata)
         self.inputs: tuple[Tensor, ...] = _tensors(self._engine.inputs)
         self.outputs: tuple[Tensor, ...] = _tensors(self._engine.outputs)
 
     @classmethod
-    def load(cls, path: Path | str, variant: str = "") -> "Executor":
-        """From a `.edge` file; raises ArtifactError naming the file."""
+    def load(cls, path: Path | str, variant: str = "", threads: int = 1, tuned: bool = False) -> "Executor":
+        """From a `.edge` file; raises ArtifactError naming the file. `tuned`: each layer by the variant that `edgenas compile --tune`
+        found fastest for its like on this machine, where it did."""
         try:
-            return cls(Path(path).read_bytes(), variant)
+            file = Path(path).read_bytes()
+            return cls(file, variant, threads, _tuned(file) if tuned else ())
         except OSError as error:
             raise ArtifactError(f"{path}: {error.strerror}") from error
         except ArtifactError as error:
@@ -143,3 +149,9 @@ class Executor:
 
 def _tensors(rows: list) -> tuple[Tensor, ...]:
     return tuple(Tensor(name, dtype, shape, 0, bits, scale, zero_point) for name, dtype, shape, bits, scale, zero_point in rows)
+
+
+def _tuned(file: bytes) -> list[str]:
+    from nas.runtime import tune  # which reads this module
+
+    return tune.chosen(file, tune.load())

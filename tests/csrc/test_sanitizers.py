@@ -1,4 +1,7 @@
-"""The engine under AddressSanitizer and UBSan, and a short run of the fuzzer. Builds once into build/, reused by later runs."""
+"""The engine under AddressSanitizer and UBSan, its threads under ThreadSanitizer, and a short run of the fuzzer.
+
+Builds once into build/, reused by later runs.
+"""
 
 import os
 import shutil
@@ -17,14 +20,15 @@ CORPUS = ROOT / "csrc" / "fuzz" / "corpus"
 pytestmark = pytest.mark.compiler
 
 
-def build(target):
+def build(target, sanitizer="address"):
     """Configures and builds one target, with clang++ where it is (it has libFuzzer), else g++; skips where a tool is missing."""
     compiler = "clang++" if target == "edgenas_fuzz" or shutil.which("clang++") else "g++"
     cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if cmake is None or shutil.which(compiler) is None:
         pytest.skip(f"needs cmake and {compiler}; on Debian: apt-get install cmake g++ clang libclang-rt-14-dev")
-    out = ROOT / "build" / f"sanitize-{compiler}"
-    options = ["-DEDGENAS_PYTHON=OFF", "-DEDGENAS_SANITIZE=ON", f"-DEDGENAS_FUZZ={'ON' if 'clang' in compiler else 'OFF'}"]
+    out = ROOT / "build" / f"sanitize-{sanitizer}-{compiler}"
+    fuzz = "clang" in compiler and sanitizer == "address"
+    options = ["-DEDGENAS_PYTHON=OFF", f"-DEDGENAS_SANITIZE={sanitizer}", f"-DEDGENAS_FUZZ={'ON' if fuzz else 'OFF'}"]
     configure = [cmake, "-S", ROOT / "csrc", "-B", out, f"-DCMAKE_CXX_COMPILER={compiler}", *options]
     for command in (configure, [cmake, "--build", out, "--target", target, "-j", str(os.cpu_count() or 1)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -56,6 +60,16 @@ def test_every_kernel_and_the_parser_run_clean_under_the_sanitizers(tmp_path):
         files.append(tmp_path / f"{number}.edge")
         files[-1].write_bytes(write(plan))
     done = subprocess.run([replay, "400", *files], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_threads_that_share_every_step_run_clean_under_the_thread_sanitizer(tmp_path):
+    replay = build("edgenas_replay", "thread")
+    files = []
+    for number, plan in enumerate(plans()):
+        files.append(tmp_path / f"{number}.edge")
+        files[-1].write_bytes(write(plan))
+    done = subprocess.run([replay, "0", *files], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

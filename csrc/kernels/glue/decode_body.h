@@ -51,8 +51,8 @@ void expectation(const float* logits, int64_t pixels, int32_t bins, int32_t n, f
 
 void decode_level(const Level& l, int32_t bins, int32_t classes, int64_t anchors, float* y) {
     const auto s = static_cast<float>(l.stride);
-    for (int64_t first = 0; first < l.pixels; first += kCells) {
-        const auto n = static_cast<int32_t>(l.pixels - first < kCells ? l.pixels - first : kCells);
+    for (int64_t first = l.first; first < l.last; first += kCells) {
+        const auto n = static_cast<int32_t>(l.last - first < kCells ? l.last - first : kCells);
         float side[4][kCells];
         for (int64_t b = 0; b < 4; ++b) expectation(l.box + b * bins * l.pixels + first, l.pixels, bins, n, side[b]);
         for (int32_t i = 0; i < n; ++i) {
@@ -65,8 +65,8 @@ void decode_level(const Level& l, int32_t bins, int32_t classes, int64_t anchors
         }
     }
     for (int64_t c = 0; c < classes; ++c)
-        for (int64_t first = 0; first < l.pixels; first += kCells) {
-            const auto n = static_cast<int32_t>(l.pixels - first < kCells ? l.pixels - first : kCells);
+        for (int64_t first = l.first; first < l.last; first += kCells) {
+            const auto n = static_cast<int32_t>(l.last - first < kCells ? l.last - first : kCells);
             const float* logits = l.cls + c * l.pixels + first;
             float* out = y + (4 + c) * anchors + first;
             for (int32_t i = 0; i < n; ++i) out[i] = -logits[i];

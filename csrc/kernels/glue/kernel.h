@@ -43,11 +43,11 @@ struct Scale {
     int32_t zero_point, top;
 };
 
-// One level of a head: box logits (4 * bins, h, w) and class logits (classes, h, w).
+// One level of a head: box logits (4 * bins, h, w) and class logits (classes, h, w), of which the cells [first, last) are meant.
 struct Level {
     const float *box, *cls;
     int64_t pixels;
-    int32_t w, stride;
+    int32_t w, stride, first, last;
 };
 
 struct Glue {

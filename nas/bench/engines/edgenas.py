@@ -38,7 +38,7 @@ class Ours:
         return float(np.mean(self.executor.time(self.inputs, runs)))
 
 
-def contenders(graph: Repeated, bits: str) -> list[Ours]:
+def contenders(graph: Repeated, bits: str, threads: int = 1) -> list[Ours]:
     """Every variant that runs this layer on the instruction sets in use, the one that the engine chooses first."""
     from nas.runtime.executor import variants
 
@@ -46,7 +46,7 @@ def contenders(graph: Repeated, bits: str) -> list[Ours]:
     inputs: list[np.ndarray] = [_values(graph.layer, bits)]
     found: list[Ours] = []
     for variant in ("", *variants("conv2d_f32" if bits == "fp32" else "conv2d")):
-        executor = Executor(file, variant)
+        executor = Executor(file, variant, threads)
         (ran, *_) = {row.variant for row in executor.profile(inputs)}
         if (ran == "reference" and found) or any(ran == ours.variant for ours in found):
             continue
@@ -56,7 +56,7 @@ def contenders(graph: Repeated, bits: str) -> list[Ours]:
 
 def network(path: Path, image: np.ndarray, threads: int) -> Call:
     """A run of a compiled net on an image (H, W, 3) uint8."""
-    executor = Executor.load(path)
+    executor = Executor.load(path, threads=threads)
     return lambda: executor.time(image, 1)
 
 
