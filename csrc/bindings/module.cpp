@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <span>
@@ -92,6 +93,20 @@ class PyExecutor {
                               times[k]);
         }
         return rows;
+    }
+
+    // Microseconds of each of `runs` runs in a row, the inputs set once.
+    std::vector<double> time(const Inputs& inputs, int64_t runs) {
+        const std::lock_guard lock = locked();
+        set_inputs(inputs);
+        std::vector<double> times;
+        const nb::gil_scoped_release release;
+        for (int64_t k = 0; k < runs; ++k) {
+            const auto start = std::chrono::steady_clock::now();
+            executor_.run();
+            times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+        }
+        return times;
     }
 
     nb::dict memory() const {
@@ -232,6 +247,7 @@ NB_MODULE(_csrc, m) {
         .def("detect", &PyExecutor::detect, "inputs"_a, "score_threshold"_a, "iou_threshold"_a, "max_detections"_a)
         .def("decoded", &PyExecutor::decoded, "inputs"_a)
         .def("profile", &PyExecutor::profile, "inputs"_a)
+        .def("time", &PyExecutor::time, "inputs"_a, "runs"_a)
         .def_prop_ro("memory", &PyExecutor::memory)
         .def_prop_ro("metadata", &PyExecutor::metadata)
         .def_prop_ro("has_decode", &PyExecutor::has_decode)

@@ -7,25 +7,49 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.common import Json, JsonFile, Seed, Verbose, group, progress, show, write
+from nas.cli.common import JsonFile, Seed, Verbose, group, progress, write
 
 app = group("Measurements side by side, in one alternating run.")
 
 Tables = Annotated[Path, typer.Option(help="Folder of the YOLOBench tables (CSV).")]
 
 
-@app.command("model")
-def bench_model(
-    size: Annotated[int, typer.Option(help="Side of the input, px.")] = 320,
-    seconds: Annotated[float, typer.Option(help="Time a contender, s.")] = 4.0,
-    threads: Annotated[int, typer.Option(help="Threads of every contender.")] = 1,
-    json_: Json = False,
+@app.command("kernels")
+def bench_kernels(
+    layers: Annotated[str, typer.Option(help="Names such as y1,r4; default: all 17.")] = "",
+    bits: Annotated[str, typer.Option(help="Bit-widths such as w2a2,w1a1; default: all, fp32 included.")] = "",
+    isa: Annotated[str, typer.Option(help="avx512, avx2, neon or portable; default: what this CPU has.")] = "",
+    peers: Annotated[str, typer.Option(help="Engines, separated by commas; default: every one that is installed.")] = "",
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Time of each contender on each layer, s.")] = 0.1,
+    json_: JsonFile = None,
     verbose: Verbose = False,
 ) -> None:
-    """YOLOv8n at several precisions, ours beside ONNX Runtime, alternating."""
-    from nas.bench.model import bench
+    """Our convolutions on 17 layers, beside the int8 and fp32 ones of every engine that is installed, alternating."""
+    from nas.bench.kernels import run
 
-    show(bench(size, seconds, threads), json_)
+    shown = progress()
+    write(run(_names(layers), _names(bits), isa=isa, peers=_names(peers), threads=threads, seconds=seconds, progress=shown), json_)
+
+
+@app.command("model")
+def bench_model(
+    models: Annotated[str, typer.Option(help="yolov5n, yolov8n, resnet18; default: all.")] = "",
+    precisions: Annotated[str, typer.Option(help="Of ours, such as w2a2,w4a4; default: w2a2,w4a4,w8a8.")] = "",
+    acts: Annotated[str, typer.Option(help="silu, relu; default: both for the detectors, relu for resnet18.")] = "",
+    peers: Annotated[str, typer.Option(help="litert, openvino, onnxruntime; default: every one that is installed.")] = "",
+    isa: Annotated[str, typer.Option(help="avx512, avx2, neon or portable; default: what this CPU has.")] = "",
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of the input, px; 0: 320 for detectors, 224 for resnet18.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time of each contender, s.")] = 1.0,
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """Whole networks at several precisions: latency, file and memory beside the int8 and fp32 of the engines that are installed."""
+    from nas.bench.model import run
+
+    shown = progress()
+    write(run(_names(models), _names(precisions), _names(acts), _names(peers), isa, threads, size, seconds, shown), json_)
 
 
 @app.command("yolobench")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.bench.model import yolov8n
+from nas.bench.networks import detector
 from proxies import ProxyError
 from proxies.combine import DROP_KNOTS, accuracy_score, calibrated, drop, estimate, recalibrated
 from proxies.labelled import load
@@ -24,7 +24,7 @@ middle = dict(zip(NAMES, calibrated().mean))
 
 def reference(precision, side=320):
     """The network of the measured drops, at a precision that need not be an option of the space."""
-    return Arch("yolo", {**yolov8n(side, "silu").genes, **{f"{part}.precision": precision for part in PARTS}})
+    return Arch("yolo", {**detector("c2f", side, "silu", "w8a8").genes, **{f"{part}.precision": precision for part in PARTS}})
 
 
 RISES = {feature.name: feature.rises for feature in FEATURES}
