@@ -11,12 +11,16 @@ namespace edgenas {
 namespace {
 
 constexpr int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }
-constexpr int32_t kZeroWeight = 2;          // as stored: w + 2
+
+int32_t stored_weight(int32_t code_bits, int32_t w) { return code_bits == 1 ? (w + 1) / 2 : w + 2; }
+
+// The weight of bits that hold no channel, as stored: 0, or +1 where there is no 0.
+int32_t absent_weight(int32_t code_bits) { return code_bits == 1 ? 1 : 2; }
 
 struct Parts {
     std::vector<int32_t> taps, first, flushes, offsets, trees;
     std::vector<uint16_t> rows, thresholds;
-    std::vector<uint8_t> flips;
+    std::vector<uint8_t> flips, outside;
 };
 
 // The packed weights of every step of one output channel, and acc - sum.
@@ -26,32 +30,36 @@ struct ChannelRows {
 };
 
 ChannelRows channel_rows(const Conv2d& c, const LookupShape& shape, int32_t co) {
-    const int32_t taps = c.kernel * c.kernel, planes = (c.c_in + shape.group - 1) / shape.group;
-    int32_t zeros = 0;
-    for (int32_t i = 0; i < shape.group; ++i) zeros |= kZeroWeight << (2 * i);
-    ChannelRows r{std::vector<int32_t>(static_cast<size_t>(planes * taps), zeros), 0};
+    const int32_t bits = lookup_code_bits(c), taps = c.kernel * c.kernel, top = (1 << bits) - 1;
+    int32_t absent = 0;
+    for (int32_t bit = 0; bit < shape.index_bits; bit += bits) absent |= absent_weight(bits) << bit;
+    ChannelRows r{std::vector<int32_t>(static_cast<size_t>(lookup_byte_planes(shape.index_bits, bits, c.c_in) * taps), absent), 0};
     if (co >= c.c_out) return r;
     const uint8_t* row = c.weights + co * weight_row_bytes(static_cast<int64_t>(c.c_in) * taps, c.wbits);
-    for (int32_t ci = 0; ci < c.c_in; ++ci)
+    for (int32_t ci = 0; ci < c.c_in; ++ci) {
+        const LookupSlot slot = lookup_slot(shape.index_bits, bits, c.c_in, ci);
         for (int32_t t = 0; t < taps; ++t) {
             const int32_t w = unpack_weight(row, static_cast<int64_t>(ci) * taps + t, c.wbits);
-            r.weights[static_cast<size_t>(ci / shape.group * taps + t)] ^= ((w + 2) ^ kZeroWeight) << (ci % shape.group * 2);
-            r.offset += (w < 0 ? 3 * w : 0) - c.zero_point * w;
+            r.weights[static_cast<size_t>(slot.plane * taps + t)] ^= (stored_weight(bits, w) ^ absent_weight(bits)) << slot.bit;
+            r.offset += (w < 0 ? top * w : 0) - c.zero_point * w;
         }
+    }
     return r;
 }
 
-int32_t largest_entry(int32_t group, int32_t weights) {
+int32_t largest_entry(int32_t index_bits, int32_t code_bits, int32_t weights) {
+    const int32_t top = (1 << code_bits) - 1;
     int32_t sum = 0;
-    for (int32_t i = 0; i < group; ++i) sum += 3 * std::abs((weights >> (2 * i) & 3) - 2);
+    for (int32_t bit = 0; bit < index_bits; bit += code_bits) sum += top * std::abs(lookup_weight(code_bits, weights >> bit & top));
     return sum;
 }
 
 // Steps before which byte sums of any channel of the block could pass 255, whatever the codes are.
-void append_flushes(const std::vector<ChannelRows>& block, int32_t group, int32_t steps, std::vector<int32_t>& flushes) {
+void append_flushes(const std::vector<ChannelRows>& block, int32_t index_bits, int32_t code_bits, int32_t steps,
+                    std::vector<int32_t>& flushes) {
     std::vector<int32_t> sum(block.size());
     for (int32_t s = 0; s < steps; ++s) {
-        const auto entry = [&](size_t q) { return largest_entry(group, block[q].weights[static_cast<size_t>(s)]); };
+        const auto entry = [&](size_t q) { return largest_entry(index_bits, code_bits, block[q].weights[static_cast<size_t>(s)]); };
         bool overflow = false;
         for (size_t q = 0; q < block.size(); ++q) overflow = overflow || sum[q] + entry(q) > 255;
         if (overflow) {
@@ -61,6 +69,17 @@ void append_flushes(const std::vector<ChannelRows>& block, int32_t group, int32_
         for (size_t q = 0; q < block.size(); ++q) sum[q] += entry(q);
     }
     flushes.push_back(steps);
+}
+
+// The byte that each byte plane has outside the image: the zero point in every code of a channel.
+std::vector<uint8_t> outside_bytes(const Conv2d& c, int32_t index_bits) {
+    const int32_t bits = lookup_code_bits(c);
+    std::vector<uint8_t> outside(static_cast<size_t>(lookup_byte_planes(index_bits, bits, c.c_in)));
+    for (int32_t ci = 0; ci < c.c_in; ++ci) {
+        const LookupSlot slot = lookup_slot(index_bits, bits, c.c_in, ci);
+        outside[static_cast<size_t>(slot.plane)] |= static_cast<uint8_t>(c.zero_point << slot.bit);
+    }
+    return outside;
 }
 
 // sign * (sum + offset) >= t as a comparison of the unsigned sum. For sign -1 the comparison is the negated one, and since the
@@ -81,7 +100,8 @@ void append_thresholds(const Conv2d& c, int32_t co, int32_t offset, Parts& parts
 
 Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, bool fast) {
     Parts parts;
-    const int32_t area = c.kernel * c.kernel, steps = (c.c_in + shape.group - 1) / shape.group * area;
+    const int32_t bits = lookup_code_bits(c), area = c.kernel * c.kernel;
+    const int32_t steps = lookup_byte_planes(shape.index_bits, bits, c.c_in) * area;
     for (int32_t s = 0; s < steps; ++s)
         parts.taps.push_back(s / area * planes.size + tap_offset(planes, s % area / c.kernel, s % area % c.kernel));
     for (int32_t first = 0; first < c.c_out; first += shape.channels) {
@@ -95,8 +115,9 @@ Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, boo
             for (const ChannelRows& r : block)
                 parts.rows.push_back(static_cast<uint16_t>(r.weights[static_cast<size_t>(s)] * shape.row_bytes));
         parts.first.push_back(static_cast<int32_t>(parts.flushes.size()));
-        append_flushes(block, shape.group, steps, parts.flushes);
+        append_flushes(block, shape.index_bits, bits, steps, parts.flushes);
     }
+    parts.outside = outside_bytes(c, shape.index_bits);
     parts.trees = threshold_trees(c, static_cast<int32_t>(parts.offsets.size()));
     return parts;
 }
@@ -109,7 +130,9 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     l.steps = static_cast<int32_t>(parts.taps.size());
     l.blocks = static_cast<int32_t>(parts.first.size());
     l.vectors = (planes.positions + shape.lanes - 1) / shape.lanes;
-    l.byte_planes = (c.c_in + shape.group - 1) / shape.group;
+    l.index_bits = shape.index_bits;
+    l.code_bits = lookup_code_bits(c);
+    l.byte_planes = static_cast<int32_t>(parts.outside.size());
     l.fast = fast_epilogue(c);
     int64_t at = aligned(sizeof(Lookup));
     const auto place = [&at](int64_t& offset, size_t bytes) { offset = at, at = aligned(at + static_cast<int64_t>(bytes)); };
@@ -120,6 +143,7 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     place(l.offset, sizeof(int32_t) * parts.offsets.size());
     place(l.threshold, sizeof(uint16_t) * parts.thresholds.size());
     place(l.flip, parts.flips.size());
+    place(l.outside, parts.outside.size());
     place(l.span, sizeof(OutputSpan) * 4 * static_cast<size_t>(l.vectors));
     place(l.table, c.requant.kind == Epilogue::kTable ? static_cast<size_t>(c.requant.table_size + kTableBlock) : 0);
     place(l.tree, sizeof(int32_t) * parts.trees.size());
@@ -134,10 +158,11 @@ void put(char* base, int64_t offset, const std::vector<T>& values) {
 
 }  // namespace
 
-// The largest sum is 6 per weight, and 65535 has to stay out of reach.
+// No sum may reach 65535, which stands for "never" among the thresholds.
 bool lookup_fits(const Conv2d& c, int32_t least_positions) {
     const int64_t weights = static_cast<int64_t>(c.c_in) * c.kernel * c.kernel;
-    return c.wbits <= 2 && c.abits <= 2 && c.groups == 1 && weights * 6 < 65535 && planes_of(c).positions >= least_positions;
+    const int32_t largest = ((1 << lookup_code_bits(c)) - 1) * (c.wbits == 1 ? 1 : 2);
+    return c.wbits <= 2 && c.abits <= 2 && c.groups == 1 && weights * largest < 65535 && planes_of(c).positions >= least_positions;
 }
 
 Planes byte_planes_of(const Conv2d& c) {
@@ -166,30 +191,30 @@ void lookup_prepare(const Conv2d& c, const LookupShape& shape, void* prepared) {
     put(base, l.offset, parts.offsets);
     put(base, l.threshold, parts.thresholds);
     put(base, l.flip, parts.flips);
+    put(base, l.outside, parts.outside);
     put(base, l.tree, parts.trees);
     output_spans(planes, shape.lanes / 4, reinterpret_cast<OutputSpan*>(base + l.span));
     if (c.requant.kind == Epilogue::kTable) std::memcpy(base + l.table, c.requant.table, static_cast<size_t>(c.requant.table_size));
 }
 
-LookupScratch lookup_scratch(const Conv2d& c, const Planes& planes, int32_t group) {
+LookupScratch lookup_scratch(const Conv2d& c, const Planes& planes, int32_t index_bits) {
     constexpr int64_t kSlack = 256;         // whole vectors are stored and loaded past the last pixel
     LookupScratch s{};
-    const int64_t byte_planes = (c.c_in + group - 1) / group;
+    const int64_t byte_planes = lookup_byte_planes(index_bits, lookup_code_bits(c), c.c_in);
     s.packed_stride = aligned(static_cast<int64_t>(c.h) * c.w);
-    // Kernels pack 12 (or 4) channels at once, into up to 3 planes more than there are.
+    // Kernels pack a group at once, into up to 3 planes more than there are.
     s.packed_bytes = (byte_planes + 3) * s.packed_stride + kSlack;
     s.total = s.packed_bytes + (planes.copied ? byte_planes * planes.size + kSlack : 0);
     return s;
 }
 
-const uint8_t* place_planes(const Conv2d& c, const Lookup& l, int32_t group, uint8_t* scratch) {
+const uint8_t* place_planes(const Conv2d& c, const Lookup& l, uint8_t* scratch) {
     if (!l.planes.copied) return scratch;
-    const LookupScratch s = lookup_scratch(c, l.planes, group);
-    int32_t outside = 0;
-    for (int32_t i = 0; i < group; ++i) outside |= c.zero_point << (2 * i);
+    const LookupScratch s = lookup_scratch(c, l.planes, l.index_bits);
+    const uint8_t* outside = lookup_part<uint8_t>(l, l.outside);
     uint8_t* placed = scratch + s.packed_bytes;
     for (int64_t p = 0; p < l.byte_planes; ++p)
-        fill_byte_plane(l.planes, scratch + p * s.packed_stride, static_cast<uint8_t>(outside), placed + p * l.planes.size);
+        fill_byte_plane(l.planes, scratch + p * s.packed_stride, outside[p], placed + p * l.planes.size);
     return placed;
 }
 

@@ -1,7 +1,10 @@
-// Convolution of at most 2-bit codes and weights by table lookup (lookup.h), for AVX2: 2 codes a byte, 16-entry rows.
+// Convolution of at most 2-bit codes and weights by table lookup (lookup.h), for AVX2: 2 codes of 2 bits or 4 of 1 bit
+// a byte, 16-entry rows.
 //
 // Lanes are 32 consecutive output positions. One vpshufb looks up 32 indices in the row that the weights select, one vpaddb
 // adds: 64 multiply-adds. A tile of 4 output channels x up to 2 vectors of byte sums lives in registers.
+#include <algorithm>
+
 #include "finish_avx2.h"
 #include "lookup.h"
 #include "variants.h"
@@ -9,21 +12,21 @@
 namespace edgenas {
 namespace {
 
-constexpr int32_t kGroup = 2;
+constexpr int32_t kIndexBits = 4;
 constexpr int32_t kQ = 4;                   // output channels of a block
 constexpr int32_t kMaxV = 2;                // vectors of a tile
 constexpr int32_t kLanes = 32;
 constexpr int32_t kRowBytes = 32;
-constexpr LookupShape kShape{kGroup, kQ, kLanes, kRowBytes};
+constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes};
 
 struct alignas(32) Rows {                   // each row twice: vpshufb looks up within 128-bit halves
     uint8_t row[16][kRowBytes];
-    constexpr Rows() : row() {
+    constexpr explicit Rows(int32_t code_bits) : row() {
         for (int32_t w = 0; w < 16; ++w)
-            for (int32_t i = 0; i < kRowBytes; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kGroup, w, i % 16));
+            for (int32_t i = 0; i < kRowBytes; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kIndexBits, code_bits, w, i % 16));
     }
 };
-constexpr Rows kRows;
+constexpr Rows kRows[2] = {Rows(1), Rows(2)};               // by code bits - 1
 
 // Below, most of the 32 lanes would be empty and the int8-style kernel is as fast.
 constexpr int32_t kLeastPositions = 20;
@@ -31,37 +34,66 @@ constexpr int32_t kLeastPositions = 20;
 bool supports(const Conv2d& c) { return lookup_fits(c, kLeastPositions); }
 size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
 void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kGroup).total); }
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kIndexBits).total); }
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
-// 8 positions: uint16 c0 + 4 c1, c2 + 4 c3.
-inline __m256i squeeze(__m256i c4) { return _mm256_maddubs_epi16(c4, _mm256_set1_epi16(0x0401)); }
-
-// One C4 plane becomes two byte planes of two channels.
-void pack_plane(const uint8_t* c4, int64_t pixels, int64_t stride, uint8_t* packed) {
-    const __m256i low = _mm256_set1_epi16(0x00FF), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (int64_t at = 0; at < pixels; at += kLanes) {
-        __m256i words[4];
-        for (int i = 0; i < 4; ++i) {
-            const uint8_t* from = c4 + 4 * (at + 8 * i);
-            const int64_t left = pixels - at - 8 * i;
-            const __m256i live = first_lanes(static_cast<int32_t>(left < 8 ? left : 8));
-            words[i] = squeeze(left >= 8 ? load256(from) : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), live));
+// 8 pixels of one group of C4 planes, folded as lookup.h says.
+inline __m256i pack_pixels(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, __m256i live, int64_t left) {
+    __m256i codes = _mm256_setzero_si256();
+    for (int32_t s = 0; s < planes; ++s) {
+        const uint8_t* from = c4 + s * pixels * 4;
+        const __m256i in = left >= 8 ? load256(from)
+                                     : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first_lanes(static_cast<int32_t>(left)));
+        codes = _mm256_or_si256(codes, _mm256_slli_epi32(in, s * bits));
+    }
+    codes = _mm256_and_si256(codes, live);
+    const int32_t used = planes * bits, spare = kIndexBits - used;
+    switch (lookup_fold(kIndexBits, used)) {
+        case 1: codes = _mm256_or_si256(codes, _mm256_srli_epi32(codes, 7)); return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 14));
+        case 2: return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 16 - used));
+        case 3: {
+            __m256i folded = codes;
+            for (int32_t k = 0; k < 3; ++k) {
+                const __m256i moved = _mm256_srli_epi32(codes, 24 + k * spare - 8 * k - used);
+                folded = _mm256_or_si256(folded, _mm256_and_si256(moved, _mm256_set1_epi32(((1 << spare) - 1) << (8 * k + used))));
+            }
+            return folded;
         }
-        // Bytes (plane 0, plane 1) of positions; 128-bit halves hold 0-3, 8-11 | 4-7, 12-15 and the same from 16 on.
-        const __m256i a = _mm256_packus_epi16(words[0], words[1]), b = _mm256_packus_epi16(words[2], words[3]);
-        const __m256i first = _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
-        const __m256i second = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-        store256(packed + at, _mm256_permutevar8x32_epi32(first, order));
-        store256(packed + stride + at, _mm256_permutevar8x32_epi32(second, order));
+        default: return codes;
+    }
+}
+
+// One group of C4 planes becomes up to four byte planes.
+void pack_group(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, uint32_t live, int64_t stride, uint8_t* packed) {
+    const __m256i low = _mm256_set1_epi16(0x00FF), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const int32_t folded = lookup_fold(kIndexBits, planes * bits);
+    for (int64_t at = 0; at < pixels; at += kLanes) {
+        __m256i even[4], odd[4];            // bytes 0 and 2, 1 and 3 of 8 pixels as uint16
+        for (int i = 0; i < 4; ++i) {
+            const int64_t left = std::clamp<int64_t>(pixels - at - 8 * i, 0, 8);
+            const __m256i codes = pack_pixels(c4 + (left > 0 ? 4 * (at + 8 * i) : 0), pixels, planes, bits,
+                                              _mm256_set1_epi32(static_cast<int32_t>(live)), left);
+            even[i] = _mm256_and_si256(codes, low), odd[i] = _mm256_srli_epi16(codes, 8);
+        }
+        // Bytes (plane 0, plane 2) or (1, 3) of positions; 128-bit halves hold 0-3, 8-11 | 4-7, 12-15 and the same from 16 on.
+        for (int i = 0; i < 4 && i < folded; ++i) {
+            const __m256i(&from)[4] = i % 2 == 0 ? even : odd;
+            const __m256i a = _mm256_packus_epi16(from[0], from[1]), b = _mm256_packus_epi16(from[2], from[3]);
+            const __m256i plane = i < 2 ? _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low))
+                                        : _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+            store256(packed + i * stride + at, _mm256_permutevar8x32_epi32(plane, order));
+        }
     }
 }
 
 void pack(const Conv2d& c, const uint8_t* x, int64_t stride, uint8_t* packed) {
     const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    for (int32_t g = 0; g < (c.c_in + 3) / 4; ++g) pack_plane(x + g * pixels * 4, pixels, stride, packed + 2 * g * stride);
+    const int32_t bits = lookup_code_bits(c), group = kIndexBits / bits, c4 = (c.c_in + 3) / 4;
+    for (int32_t g = 0; g < c4; g += group)
+        pack_group(x + g * pixels * 4, pixels, std::min(group, c4 - g), bits,
+                   lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * g)), stride, packed + g / group * 4 * stride);
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][16]; even sums still contain 256 * odd.
@@ -80,8 +112,8 @@ inline void look_up_add(__m256i& sum, __m256i index, __m256i row) {
 }
 
 template <int V>
-void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, Widened* sums) {
-    const uint8_t* rows = &kRows.row[0][0];
+void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, const uint8_t* rows,
+          Widened* sums) {
     for (int32_t s = 0; s < steps;) {
         const bool first = s == 0;
         __m256i acc[kQ][V];
@@ -108,7 +140,7 @@ void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32
     }
 }
 
-using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, Widened*);
+using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, const uint8_t*, Widened*);
 constexpr TileFn kTile[kMaxV] = {tile<1>, tile<2>};
 
 struct EvenOdd {
@@ -176,15 +208,16 @@ void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int3
 
 void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    pack(c, x, lookup_scratch(c, l.planes, kGroup).packed_stride, static_cast<uint8_t*>(scratch));
-    const uint8_t* planes = place_planes(c, l, kGroup, static_cast<uint8_t*>(scratch));
+    pack(c, x, lookup_scratch(c, l.planes, kIndexBits).packed_stride, static_cast<uint8_t*>(scratch));
+    const uint8_t* planes = place_planes(c, l, static_cast<uint8_t*>(scratch));
     alignas(64) Widened sums[kQ * kMaxV];
     for (int32_t v = 0, n; v < l.vectors; v += n) {
         n = l.vectors - v >= kMaxV ? kMaxV : 1;
         for (int32_t b = 0; b < l.blocks; ++b) {
             const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
             const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
-            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps, sums);
+            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps,
+                         &kRows[l.code_bits - 1].row[0][0], sums);
             finish_tile(c, l, b * kQ, v, n, sums, y);
         }
     }

@@ -9,21 +9,21 @@
 namespace edgenas {
 namespace {
 
-constexpr int32_t kGroup = 3;
+constexpr int32_t kIndexBits = 6;
 constexpr int32_t kQ = 8;                   // output channels of a block
 constexpr int32_t kMaxV = 3;                // vectors of a tile
 constexpr int32_t kLanes = 64;
 constexpr int32_t kRowBytes = 64;
-constexpr LookupShape kShape{kGroup, kQ, kLanes, kRowBytes};
+constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes};
 
 struct alignas(64) Rows {
     uint8_t row[64][kRowBytes];
-    constexpr Rows() : row() {
+    constexpr explicit Rows(int32_t code_bits) : row() {
         for (int32_t w = 0; w < 64; ++w)
-            for (int32_t i = 0; i < 64; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kGroup, w, i));
+            for (int32_t i = 0; i < 64; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kIndexBits, code_bits, w, i));
     }
 };
-constexpr Rows kRows;
+constexpr Rows kRows[2] = {Rows(1), Rows(2)};               // by code bits - 1
 
 // Below, most of the 64 lanes would be empty and the int8-style kernel is faster.
 constexpr int32_t kLeastPositions = 48;
@@ -31,38 +31,51 @@ constexpr int32_t kLeastPositions = 48;
 bool supports(const Conv2d& c) { return lookup_fits(c, kLeastPositions); }
 size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
 void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kGroup).total); }
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kIndexBits).total); }
 
-// Four 2-bit codes in the bytes of each 32-bit lane become 8 bits.
-inline __m512i squeeze(__m512i c4) {
-    const __m512i pairs = _mm512_maddubs_epi16(c4, _mm512_set1_epi16(0x0401));          // c0 + 4 c1, c2 + 4 c3
-    return _mm512_madd_epi16(pairs, _mm512_set1_epi32(0x00100001));                     // low + 16 high
+// One group of C4 planes that share bytes (lookup.h).
+struct Group {
+    const uint8_t* c4;
+    int64_t pixels;
+    int32_t planes, code_bits;
+    uint32_t live;                          // bits that hold codes of existing channels
+};
+
+// 16 pixels of a group from `at` on, folded: byte i of each 32-bit lane belongs to byte plane i.
+inline __m512i pack_pixels(const Group& g, int64_t at) {
+    const int64_t left = g.pixels - at;
+    const __mmask16 inside = static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1);
+    __m512i codes = _mm512_setzero_si512();
+    for (int32_t s = 0; s < g.planes; ++s) {
+        const __m512i in = _mm512_maskz_loadu_epi32(inside, g.c4 + 4 * (s * g.pixels + at));
+        codes = _mm512_or_si512(codes, _mm512_slli_epi32(in, static_cast<uint32_t>(s * g.code_bits)));
+    }
+    codes = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int32_t>(g.live)));
+    const int32_t used = g.planes * g.code_bits, spare = kIndexBits - used;
+    __m512i folded = codes;
+    switch (lookup_fold(kIndexBits, used)) {
+        case 1: folded = _mm512_or_si512(codes, _mm512_srli_epi32(codes, 7)); return _mm512_or_si512(folded, _mm512_srli_epi32(folded, 14));
+        case 2: return _mm512_or_si512(codes, _mm512_srli_epi32(codes, static_cast<uint32_t>(16 - used)));
+        case 3:
+            for (int32_t k = 0; k < 3; ++k) {
+                const __m512i moved = _mm512_srli_epi32(codes, static_cast<uint32_t>(24 + k * spare - 8 * k - used));
+                folded = _mm512_or_si512(folded, _mm512_and_si512(moved, _mm512_set1_epi32(((1 << spare) - 1) << (8 * k + used))));
+            }
+            return folded;
+        default: return codes;
+    }
 }
 
-// 16 pixels of three C4 planes (12 channels; absent ones null): 128-bit lane i holds the bytes of the channels 3i .. 3i+2.
-inline __m512i pack_pixels(const uint8_t* const (&c4)[3], int64_t at, int64_t pixels) {
-    const int64_t left = pixels - at;
-    const __mmask16 live = static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1);
-    __m512i codes = squeeze(_mm512_maskz_loadu_epi32(live, c4[0] + 4 * at));
-    if (c4[1] != nullptr) codes = _mm512_or_si512(codes, _mm512_slli_epi32(squeeze(_mm512_maskz_loadu_epi32(live, c4[1] + 4 * at)), 8));
-    if (c4[2] != nullptr) codes = _mm512_or_si512(codes, _mm512_slli_epi32(squeeze(_mm512_maskz_loadu_epi32(live, c4[2] + 4 * at)), 16));
-    const __m512i fields = _mm512_set1_epi64(0x322C2620120C0600);                       // bit offsets of the bytes to extract
-    const __m512i groups = _mm512_and_si512(_mm512_multishift_epi64_epi8(fields, codes), _mm512_set1_epi8(0x3F));
-    // to_c4 transposes the 4 x 4 bytes of a lane, which is its own inverse; the same for the 4 x 4 words of the lanes follows.
-    const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(words, to_c4(groups));
-}
-
-// Three C4 planes become four byte planes of three channels, 64 pixels at a time.
-void pack_trio(const uint8_t* const (&c4)[3], int64_t pixels, int64_t stride, uint8_t* packed) {
-    for (int64_t at = 0; at < pixels; at += 64) {
-        __m512i part[4];
-        for (int i = 0; i < 4; ++i) part[i] = pack_pixels(c4, at + 16 * i, pixels);
+// One group of C4 planes becomes up to four byte planes, 64 pixels at a time.
+void pack_group(const Group& g, int64_t stride, uint8_t* packed) {
+    for (int64_t at = 0; at < g.pixels; at += 64) {
+        __m512i part[4];                    // after transposing its 4 x 4 bytes and then words: 128-bit lane i for byte plane i
+        const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        for (int i = 0; i < 4; ++i) part[i] = _mm512_permutexvar_epi32(words, to_c4(pack_pixels(g, at + 16 * i)));
         const __m512i low01 = _mm512_shuffle_i32x4(part[0], part[1], 0x44), low23 = _mm512_shuffle_i32x4(part[2], part[3], 0x44);
+        const __m512i high01 = _mm512_shuffle_i32x4(part[0], part[1], 0xEE), high23 = _mm512_shuffle_i32x4(part[2], part[3], 0xEE);
         _mm512_store_si512(packed + at, _mm512_shuffle_i32x4(low01, low23, 0x88));
         _mm512_store_si512(packed + stride + at, _mm512_shuffle_i32x4(low01, low23, 0xDD));
-        if (c4[1] == nullptr) continue;
-        const __m512i high01 = _mm512_shuffle_i32x4(part[0], part[1], 0xEE), high23 = _mm512_shuffle_i32x4(part[2], part[3], 0xEE);
         _mm512_store_si512(packed + 2 * stride + at, _mm512_shuffle_i32x4(high01, high23, 0x88));
         _mm512_store_si512(packed + 3 * stride + at, _mm512_shuffle_i32x4(high01, high23, 0xDD));
     }
@@ -70,11 +83,10 @@ void pack_trio(const uint8_t* const (&c4)[3], int64_t pixels, int64_t stride, ui
 
 void pack(const Conv2d& c, const uint8_t* x, int64_t stride, uint8_t* packed) {
     const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    const int32_t c4 = (c.c_in + 3) / 4;
-    for (int32_t g = 0; g < c4; g += 3) {
-        const uint8_t* planes[3];
-        for (int32_t i = 0; i < 3; ++i) planes[i] = g + i < c4 ? x + (g + i) * pixels * 4 : nullptr;
-        pack_trio(planes, pixels, stride, packed + g / 3 * 4 * stride);
+    const int32_t bits = lookup_code_bits(c), group = kIndexBits / bits, c4 = (c.c_in + 3) / 4;
+    for (int32_t g = 0; g < c4; g += group) {
+        const int32_t planes = g + group <= c4 ? group : c4 - g, channels = g + group <= c4 - 1 ? 4 * group : c.c_in - 4 * g;
+        pack_group({x + g * pixels * 4, pixels, planes, bits, lookup_live_bits(bits, channels)}, stride, packed + g / group * 4 * stride);
     }
 }
 
@@ -99,8 +111,8 @@ inline void look_up_add(__m512i& sum, __m512i index, __m512i row) {
 }
 
 template <int V>
-void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, Widened* sums) {
-    const uint8_t* rows = &kRows.row[0][0];
+void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, const uint8_t* rows,
+          Widened* sums) {
     for (int32_t s = 0; s < steps;) {
         const bool first = s == 0;
         __m512i acc[kQ][V];
@@ -127,7 +139,7 @@ void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32
     }
 }
 
-using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, Widened*);
+using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, const uint8_t*, Widened*);
 constexpr TileFn kTile[kMaxV] = {tile<1>, tile<2>, tile<3>};
 
 struct EvenOdd {
@@ -208,15 +220,16 @@ constexpr int32_t tile_vectors(int32_t left) { return left == 4 ? 2 : left < kMa
 
 void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    pack(c, x, lookup_scratch(c, l.planes, kGroup).packed_stride, static_cast<uint8_t*>(scratch));
-    const uint8_t* planes = place_planes(c, l, kGroup, static_cast<uint8_t*>(scratch));
+    pack(c, x, lookup_scratch(c, l.planes, kIndexBits).packed_stride, static_cast<uint8_t*>(scratch));
+    const uint8_t* planes = place_planes(c, l, static_cast<uint8_t*>(scratch));
     alignas(64) Widened sums[kQ * kMaxV];
     for (int32_t v = 0, n; v < l.vectors; v += n) {
         n = tile_vectors(l.vectors - v);
         for (int32_t b = 0; b < l.blocks; ++b) {
             const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
             const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
-            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps, sums);
+            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps,
+                         &kRows[l.code_bits - 1].row[0][0], sums);
             finish_tile(c, l, b, v, n, sums, y);
         }
     }
