@@ -20,7 +20,10 @@ int32_t absent_weight(int32_t code_bits) { return code_bits == 1 ? 1 : 2; }
 struct Parts {
     std::vector<int32_t> taps, first, flushes, offsets, trees;
     std::vector<uint16_t> rows, thresholds;
-    std::vector<uint8_t> flips, outside;
+    std::vector<uint8_t> flips, outside, near;
+    std::vector<RunStep> steps;
+    std::vector<RunSegment> segments;
+    std::vector<ByteLevels> levels;
 };
 
 // The packed weights of every step of one output channel, and acc - sum.
@@ -98,6 +101,44 @@ void append_thresholds(const Conv2d& c, int32_t co, int32_t offset, Parts& parts
     }
 }
 
+void append_levels(const std::vector<StepRange>& ranges, bool bytes, Parts& parts) {
+    parts.near.push_back(1);
+    for (size_t q = 0; q < kRunChannels; ++q) {
+        int32_t largest = 0;
+        for (const StepRange& r : ranges) largest += r[q];
+        const uint16_t* thresholds = parts.thresholds.data() + parts.thresholds.size() - (kRunChannels - q) * kLookupThresholds;
+        ByteLevels levels{};
+        const uint8_t flip = parts.flips[parts.flips.size() - kRunChannels + q];
+        if (!byte_levels(thresholds, largest, flip, bytes, levels)) parts.near.back() = 0;
+        parts.levels.push_back(levels);
+    }
+}
+
+void append_runs(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, bool fast, Parts& parts) {
+    std::vector<StepRange> ranges(parts.taps.size());
+    for (size_t s = 0; s < ranges.size(); ++s)
+        for (size_t q = 0; q < kRunChannels; ++q)
+            ranges[s][q] = static_cast<uint8_t>(largest_entry(shape.index_bits, bits, block[q].weights[s]));
+    const RunOrder order = order_runs(ranges);
+    for (const int32_t i : order.steps) {
+        const auto s = static_cast<size_t>(i);
+        RunStep step{parts.taps[s], {}};
+        for (size_t p = 0; p < kRunChannels / 2; ++p) {
+            const int32_t pair = block[2 * p].weights[s] | block[2 * p + 1].weights[s] << shape.index_bits;
+            step.row[p] = static_cast<uint16_t>(pair * shape.row_bytes);
+        }
+        parts.steps.push_back(step);
+    }
+    parts.segments.insert(parts.segments.end(), order.segments.begin(), order.segments.end());
+    if (fast) append_levels(ranges, order.segments.size() == 1, parts);
+}
+
+void append_rows(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, Parts& parts) {
+    for (size_t s = 0; s < parts.taps.size(); ++s)
+        for (const ChannelRows& r : block) parts.rows.push_back(static_cast<uint16_t>(r.weights[s] * shape.row_bytes));
+    append_flushes(block, shape.index_bits, bits, static_cast<int32_t>(parts.taps.size()), parts.flushes);
+}
+
 Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, bool fast) {
     Parts parts;
     const int32_t bits = lookup_code_bits(c), area = c.kernel * c.kernel;
@@ -111,12 +152,11 @@ Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, boo
             parts.offsets.push_back(block.back().offset);
             if (fast) append_thresholds(c, first + q, block.back().offset, parts);
         }
-        for (int32_t s = 0; s < steps; ++s)
-            for (const ChannelRows& r : block)
-                parts.rows.push_back(static_cast<uint16_t>(r.weights[static_cast<size_t>(s)] * shape.row_bytes));
-        parts.first.push_back(static_cast<int32_t>(parts.flushes.size()));
-        append_flushes(block, shape.index_bits, bits, steps, parts.flushes);
+        parts.first.push_back(static_cast<int32_t>(shape.runs ? parts.segments.size() : parts.flushes.size()));
+        if (shape.runs) append_runs(block, shape, bits, fast, parts);
+        else append_rows(block, shape, bits, parts);
     }
+    parts.first.push_back(static_cast<int32_t>(shape.runs ? parts.segments.size() : parts.flushes.size()));
     parts.outside = outside_bytes(c, shape.index_bits);
     parts.trees = threshold_trees(c, static_cast<int32_t>(parts.offsets.size()));
     return parts;
@@ -128,7 +168,7 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     Lookup l{};
     l.planes = planes;
     l.steps = static_cast<int32_t>(parts.taps.size());
-    l.blocks = static_cast<int32_t>(parts.first.size());
+    l.blocks = static_cast<int32_t>(parts.first.size()) - 1;
     l.vectors = (planes.positions + shape.lanes - 1) / shape.lanes;
     l.index_bits = shape.index_bits;
     l.code_bits = lookup_code_bits(c);
@@ -140,9 +180,13 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     place(l.row, sizeof(uint16_t) * parts.rows.size());
     place(l.first, sizeof(int32_t) * parts.first.size());
     place(l.flush, sizeof(int32_t) * parts.flushes.size());
+    place(l.step, sizeof(RunStep) * parts.steps.size());
+    place(l.segment, sizeof(RunSegment) * parts.segments.size());
     place(l.offset, sizeof(int32_t) * parts.offsets.size());
     place(l.threshold, sizeof(uint16_t) * parts.thresholds.size());
     place(l.flip, parts.flips.size());
+    place(l.level, sizeof(ByteLevels) * parts.levels.size());
+    place(l.near, parts.near.size());
     place(l.outside, parts.outside.size());
     place(l.span, sizeof(OutputSpan) * 4 * static_cast<size_t>(l.vectors));
     place(l.table, c.requant.kind == Epilogue::kTable ? static_cast<size_t>(c.requant.table_size + kTableBlock) : 0);
@@ -189,9 +233,13 @@ void lookup_prepare(const Conv2d& c, const LookupShape& shape, void* prepared) {
     put(base, l.row, parts.rows);
     put(base, l.first, parts.first);
     put(base, l.flush, parts.flushes);
+    put(base, l.step, parts.steps);
+    put(base, l.segment, parts.segments);
     put(base, l.offset, parts.offsets);
     put(base, l.threshold, parts.thresholds);
     put(base, l.flip, parts.flips);
+    put(base, l.level, parts.levels);
+    put(base, l.near, parts.near);
     put(base, l.outside, parts.outside);
     put(base, l.tree, parts.trees);
     output_spans(planes, shape.lanes / 4, reinterpret_cast<OutputSpan*>(base + l.span));

@@ -7,12 +7,14 @@
 // Sums are bytes; how far they can grow is known from the weights, so they are widened to uint16 only at flush points.
 //
 // Built for the portable CPU (lookup.cpp), read by the ISA files. One buffer, offsets in bytes from its start:
-//   Lookup header | taps | rows | first flush of each block | flushes | offsets | thresholds | flips | outside | spans | table | trees
+//   Lookup header | taps | rows | first flush of each block | flushes | steps | segments | offsets | thresholds | flips | levels |
+//   near | outside | spans | table | trees
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 #include "kernel.h"
+#include "lookup_runs.h"
 #include "planes.h"
 
 namespace edgenas {
@@ -22,6 +24,7 @@ struct LookupShape {
     int32_t channels;               // output channels of a block
     int32_t lanes;                  // positions of a vector
     int32_t row_bytes;              // distance of two table rows
+    bool runs;                      // steps as lookup_runs.h orders them, instead of taps, rows and flushes
 };
 
 // Bits of a code in the index: 1 where weights and codes both have 1, else 2 (1-bit weights are then -1 and 1 among -2 .. 1).
@@ -88,10 +91,12 @@ struct Lookup {
     bool fast;                      // kThreshold with at most 4 levels, compared as uint16
     int64_t tap;                    // int32 [steps], offset of the input
     int64_t row;                    // uint16 [blocks][steps][channels], offset of the table row
-    int64_t first, flush;           // int32 [blocks]: index of the block's first flush point; int32: steps, the last is `steps`
+    int64_t first, flush;           // int32 [blocks + 1]: index of the block's first flush point; int32: steps, the last is `steps`
+    int64_t step, segment;          // runs: RunStep [blocks][steps]; RunSegment, `first` is the index of a block's first one
     int64_t offset;                 // int32 [blocks * channels]: acc = sum + offset
     int64_t threshold;              // uint16 [blocks * channels][kLookupThresholds]: code = count(sum >= threshold) ^ flip
     int64_t flip;                   // uint8 [blocks * channels]
+    int64_t level, near;            // runs: ByteLevels [blocks * channels]; uint8 [blocks], whether the block has them
     int64_t outside;                // uint8 [byte_planes], the byte outside the image
     int64_t span;                   // OutputSpan [4 * vectors], of lanes / 4 positions each
     int64_t table;                  // copy of the requantization table, padded as in dense.h

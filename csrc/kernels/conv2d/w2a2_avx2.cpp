@@ -1,29 +1,33 @@
 // Convolution of at most 2-bit codes and weights by table lookup (lookup.h), for AVX2: 2 codes of 2 bits or 4 of 1 bit
 // a byte, 16-entry rows.
 //
-// Lanes are 32 consecutive output positions. One vpshufb looks up 32 indices in the row that the weights select, one vpaddb
-// adds: 64 multiply-adds. A tile of 4 output channels x up to 2 vectors of byte sums lives in registers.
+// Lanes are 32 consecutive output positions. One vpshufb looks up 32 indices for two output channels at once: 128 or 256
+// multiply-adds. lookup_runs.h says how what it finds is added, runs_avx2.h is the loop. A tile is 4 output channels x up to 2
+// vectors.
 #include <algorithm>
 
 #include "finish_avx2.h"
 #include "lookup.h"
+#include "runs_avx2.h"
 #include "variants.h"
 
 namespace edgenas {
 namespace {
 
 constexpr int32_t kIndexBits = 4;
-constexpr int32_t kQ = 4;                   // output channels of a block
+constexpr int32_t kQ = kRunChannels;        // output channels of a block
 constexpr int32_t kMaxV = 2;                // vectors of a tile
 constexpr int32_t kLanes = 32;
-constexpr int32_t kRowBytes = 32;
-constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes};
+constexpr int32_t kRowBytes = 16;
+constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes, true};
 
-struct alignas(32) Rows {                   // each row twice: vpshufb looks up within 128-bit halves
-    uint8_t row[16][kRowBytes];
+struct alignas(64) Rows {                   // [weights of the second channel][of the first one][index]
+    uint8_t row[256][kRowBytes];
     constexpr explicit Rows(int32_t code_bits) : row() {
-        for (int32_t w = 0; w < 16; ++w)
-            for (int32_t i = 0; i < kRowBytes; ++i) row[w][i] = static_cast<uint8_t>(lookup_entry(kIndexBits, code_bits, w, i % 16));
+        for (int32_t w = 0; w < 256; ++w)
+            for (int32_t i = 0; i < kRowBytes; ++i)
+                row[w][i] = static_cast<uint8_t>(lookup_entry(kIndexBits, code_bits, w % 16, i) +
+                                                 lookup_entry(kIndexBits, code_bits, w / 16, i) * 16);
     }
 };
 constexpr Rows kRows[2] = {Rows(1), Rows(2)};               // by code bits - 1
@@ -109,43 +113,10 @@ inline void widen(Widened& to, __m256i sums, bool first) {
     store256(to[1], first ? odd : _mm256_add_epi16(load256(to[1]), odd));
 }
 
-// Assembly, because gcc otherwise looks up everything first and spills sums in the innermost loop.
-inline void look_up_add(__m256i& sum, __m256i index, __m256i row) {
-    __m256i found;
-    __asm__ volatile("vpshufb %2, %3, %1\n\tvpaddb %1, %0, %0" : "+x"(sum), "=&x"(found) : "x"(index), "x"(row));
+// The sums of a pair's first channel: both contains 16 high.
+inline __m256i low_sums(__m256i both, __m256i high) {
+    return _mm256_sub_epi8(both, _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(15)), 4));
 }
-
-template <int V>
-void tile(const uint8_t* x, const int32_t* tap, const uint16_t* row, const int32_t* flush, int32_t steps, const uint8_t* rows,
-          Widened* sums) {
-    for (int32_t s = 0; s < steps;) {
-        const bool first = s == 0;
-        __m256i acc[kQ][V];
-#pragma GCC unroll 4
-        for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) acc[q][v] = _mm256_setzero_si256();
-        for (const int32_t end = *flush++; s < end; ++s, row += kQ) {
-            const uint8_t* at = x + tap[s];
-            __m256i index[V];
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) index[v] = load256(at + kLanes * v);
-#pragma GCC unroll 4
-            for (int q = 0; q < kQ; ++q) {
-                const __m256i entries = _mm256_load_si256(reinterpret_cast<const __m256i*>(rows + row[q]));
-#pragma GCC unroll 2
-                for (int v = 0; v < V; ++v) look_up_add(acc[q][v], index[v], entries);
-            }
-        }
-#pragma GCC unroll 4
-        for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) widen(sums[q * V + v], acc[q][v], first);
-    }
-}
-
-using TileFn = void (*)(const uint8_t*, const int32_t*, const uint16_t*, const int32_t*, int32_t, const uint8_t*, Widened*);
-constexpr TileFn kTile[kMaxV] = {tile<1>, tile<2>};
 
 struct EvenOdd {
     __m256i even, odd;                      // uint16
@@ -156,8 +127,25 @@ inline EvenOdd load_sums(const Widened& from) {
     return {_mm256_sub_epi16(load256(from[0]), _mm256_slli_epi16(odd, 8)), odd};
 }
 
-// The codes of 32 positions, one byte each.
-inline __m256i threshold_bytes(const Widened& sums, const uint16_t* threshold, uint8_t flip) {
+inline __m256i splat(uint32_t four_bytes) { return _mm256_set1_epi32(static_cast<int32_t>(four_bytes)); }
+
+// The codes of 32 positions, one byte each: by ByteLevels, of x as int8.
+inline __m256i level_codes(const ByteLevels& l, __m256i x) {
+    __m256i code = splat(l.base);
+    for (const uint32_t above : l.above) code = _mm256_sub_epi8(code, _mm256_cmpgt_epi8(x, splat(above)));
+    return _mm256_xor_si256(code, splat(l.flip));
+}
+
+// The same from widened sums.
+inline __m256i level_codes(const ByteLevels& l, const Widened& sums) {
+    const EvenOdd s = load_sums(sums);
+    const __m256i middle = splat(l.middle), order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    const __m256i x = _mm256_packs_epi16(_mm256_sub_epi16(s.even, middle), _mm256_sub_epi16(s.odd, middle));
+    return level_codes(l, _mm256_shuffle_epi8(x, order));
+}
+
+// The same by comparing 16-bit sums with thresholds of any distance.
+inline __m256i threshold_codes(const Widened& sums, const uint16_t* threshold, uint8_t flip) {
     const EvenOdd s = load_sums(sums);
     __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
     for (int k = 0; k < kLookupThresholds; ++k) {
@@ -191,41 +179,96 @@ inline void spread(const Widened& sums, int32_t offset, int32_t* to) {
     for (int i = 0; i < 4; ++i) store256(to + 8 * i, _mm256_add_epi32(_mm256_cvtepu16_epi32(eight[i]), add));
 }
 
-// Finishes the channels c .. c+3 at the 32 positions of each of `vectors` vectors.
-void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int32_t vectors, const Widened* sums, int64_t limit,
-                 void* y) {
-    const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
-    const int64_t pixels = static_cast<int64_t>(conv.h_out) * conv.w_out;
-    for (int32_t i = 0; i < vectors; ++i) {
-        if (!l.fast) {
-            alignas(32) int32_t wide[kQ][kLanes];
-            for (int q = 0; q < kQ; ++q) spread(sums[q * vectors + i], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
-            finish(conv, c, Sums{wide[0], 4, spans + 4 * i, limit, lookup_part<int32_t>(l, l.tree)}, y);
-            continue;
-        }
+// The block's channels at one vector of positions, from widened sums.
+struct Place {
+    const Conv2d& conv;
+    const Lookup& lookup;
+    const OutputSpan* spans;                // of this vector
+    int64_t limit;                          // store_limit
+    void* y;
+    void* plane(int32_t block) const { return static_cast<uint8_t*>(y) + static_cast<int64_t>(block) * conv.h_out * conv.w_out * 4; }
+};
+
+void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride) {
+    const Lookup& l = at.lookup;
+    const int32_t c = b * kQ;
+    if (!l.fast) {
+        alignas(32) int32_t wide[kQ][kLanes];
+        for (int q = 0; q < kQ; ++q) spread(sums[q * stride], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
+        return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree)}, at.y);
+    }
+    __m256i code[kQ];
+    if (lookup_part<uint8_t>(l, l.near)[b]) {
+        const ByteLevels* levels = lookup_part<ByteLevels>(l, l.level) + c;
+        for (int q = 0; q < kQ; ++q) code[q] = level_codes(levels[q], sums[q * stride]);
+    } else {
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
         const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
-        __m256i code[kQ];
-        for (int q = 0; q < kQ; ++q) code[q] = threshold_bytes(sums[q * vectors + i], threshold + q * kLookupThresholds, flip[q]);
-        store_c4(static_cast<uint8_t*>(y) + c / 4 * pixels * 4, limit, spans + 4 * i, code);
+        for (int q = 0; q < kQ; ++q) code[q] = threshold_codes(sums[q * stride], threshold + q * kLookupThresholds, flip[q]);
     }
+    store_c4(at.plane(b), at.limit, at.spans, code);
+}
+
+// The same from byte sums, which were never widened.
+void finish_bytes(const Place& at, int32_t b, const ByteSums& sums, int32_t v) {
+    const ByteLevels* levels = lookup_part<ByteLevels>(at.lookup, at.lookup.level) + b * kQ;
+    const __m256i middle = _mm256_set1_epi8(-128);
+    __m256i code[kQ];
+    for (int p = 0; p < kQ / 2; ++p) {
+        const __m256i high = sums.high[p][v], low = low_sums(sums.both[p][v], high);
+        code[2 * p] = level_codes(levels[2 * p], _mm256_xor_si256(low, middle));
+        code[2 * p + 1] = level_codes(levels[2 * p + 1], _mm256_xor_si256(high, middle));
+    }
+    store_c4(at.plane(b), at.limit, at.spans, code);
+}
+
+struct Job {
+    const Conv2d& conv;
+    const Lookup& lookup;
+    const uint8_t* planes;
+    void* y;
+    int64_t limit;
+};
+
+template <int V>
+void run_tile(const Job& job, int32_t b, int32_t v) {
+    const Lookup& l = job.lookup;
+    const uint8_t* x = job.planes + v * kLanes;
+    const uint8_t* table = &kRows[l.code_bits - 1].row[0][0];
+    const RunStep* step = lookup_part<RunStep>(l, l.step) + static_cast<int64_t>(b) * l.steps;
+    const RunSegment* segments = lookup_part<RunSegment>(l, l.segment);
+    const int32_t* first = lookup_part<int32_t>(l, l.first) + b;
+    const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
+    ByteSums found;
+    if (l.fast && first[1] - first[0] == 1) {
+        look_up_runs<V>(segments[first[0]], x, step, table, found);
+        for (int i = 0; i < V; ++i) finish_bytes(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, found, i);
+        return;
+    }
+    alignas(64) Widened sums[kQ * V];
+    int32_t s = first[0];
+    do {
+        step = look_up_runs<V>(segments[s], x, step, table, found);
+        for (int p = 0; p < kQ / 2; ++p)
+            for (int i = 0; i < V; ++i) {
+                widen(sums[2 * p * V + i], low_sums(found.both[p][i], found.high[p][i]), s == first[0]);
+                widen(sums[(2 * p + 1) * V + i], found.high[p][i], s == first[0]);
+            }
+    } while (++s < first[1]);
+    for (int i = 0; i < V; ++i) finish_wide(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, sums + i, V);
 }
 
 void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, const void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    const uint8_t* planes = placed_planes(c, l, scratch);
     const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, false);
     const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
     const int64_t limit = store_limit(lookup_part<OutputSpan>(l, l.span), part.vectors_end, l.vectors, 4, pixels);
-    alignas(64) Widened sums[kQ * kMaxV];
+    const Job job{c, l, placed_planes(c, l, scratch), y, limit};
     for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
         n = part.vectors_end - v >= kMaxV ? kMaxV : 1;
         for (int32_t b = part.block; b < part.blocks_end; ++b) {
-            const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
-            const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
-            kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps,
-                         &kRows[l.code_bits - 1].row[0][0], sums);
-            finish_tile(c, l, b * kQ, v, n, sums, limit, y);
+            if (n == kMaxV) run_tile<kMaxV>(job, b, v);
+            else run_tile<1>(job, b, v);
         }
     }
 }

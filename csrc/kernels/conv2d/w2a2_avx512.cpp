@@ -14,7 +14,7 @@ constexpr int32_t kQ = 8;                   // output channels of a block
 constexpr int32_t kMaxV = 3;                // vectors of a tile
 constexpr int32_t kLanes = 64;
 constexpr int32_t kRowBytes = 64;
-constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes};
+constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes, false};
 
 struct alignas(64) Rows {
     uint8_t row[64][kRowBytes];
