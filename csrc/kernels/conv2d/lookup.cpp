@@ -20,10 +20,11 @@ int32_t absent_weight(int32_t code_bits) { return code_bits == 1 ? 1 : 2; }
 struct Parts {
     std::vector<int32_t> taps, first, flushes, offsets, trees;
     std::vector<uint16_t> rows, thresholds;
-    std::vector<uint8_t> flips, outside, near;
+    std::vector<uint8_t> flips, outside;
     std::vector<RunStep> steps;
     std::vector<RunSegment> segments;
     std::vector<ByteLevels> levels;
+    std::vector<SumReach> reaches;
 };
 
 // The packed weights of every step of one output channel, and acc - sum.
@@ -102,14 +103,14 @@ void append_thresholds(const Conv2d& c, int32_t co, int32_t offset, Parts& parts
 }
 
 void append_levels(const std::vector<StepRange>& ranges, bool bytes, Parts& parts) {
-    parts.near.push_back(1);
+    parts.reaches.push_back(bytes ? SumReach::kBytes : SumReach::kNear);
     for (size_t q = 0; q < kRunChannels; ++q) {
         int32_t largest = 0;
         for (const StepRange& r : ranges) largest += r[q];
         const uint16_t* thresholds = parts.thresholds.data() + parts.thresholds.size() - (kRunChannels - q) * kLookupThresholds;
         ByteLevels levels{};
         const uint8_t flip = parts.flips[parts.flips.size() - kRunChannels + q];
-        if (!byte_levels(thresholds, largest, flip, bytes, levels)) parts.near.back() = 0;
+        if (!byte_levels(thresholds, largest, flip, bytes, levels)) parts.reaches.back() = SumReach::kFar;
         parts.levels.push_back(levels);
     }
 }
@@ -130,7 +131,7 @@ void append_runs(const std::vector<ChannelRows>& block, const LookupShape& shape
         parts.steps.push_back(step);
     }
     parts.segments.insert(parts.segments.end(), order.segments.begin(), order.segments.end());
-    if (fast) append_levels(ranges, order.segments.size() == 1, parts);
+    if (fast) append_levels(ranges, order.bytes, parts);
 }
 
 void append_rows(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, Parts& parts) {
@@ -186,7 +187,7 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     place(l.threshold, sizeof(uint16_t) * parts.thresholds.size());
     place(l.flip, parts.flips.size());
     place(l.level, sizeof(ByteLevels) * parts.levels.size());
-    place(l.near, parts.near.size());
+    place(l.reach, parts.reaches.size());
     place(l.outside, parts.outside.size());
     place(l.span, sizeof(OutputSpan) * 4 * static_cast<size_t>(l.vectors));
     place(l.table, c.requant.kind == Epilogue::kTable ? static_cast<size_t>(c.requant.table_size + kTableBlock) : 0);
@@ -239,7 +240,7 @@ void lookup_prepare(const Conv2d& c, const LookupShape& shape, void* prepared) {
     put(base, l.threshold, parts.thresholds);
     put(base, l.flip, parts.flips);
     put(base, l.level, parts.levels);
-    put(base, l.near, parts.near);
+    put(base, l.reach, parts.reaches);
     put(base, l.outside, parts.outside);
     put(base, l.tree, parts.trees);
     output_spans(planes, shape.lanes / 4, reinterpret_cast<OutputSpan*>(base + l.span));

@@ -8,7 +8,7 @@
 //
 // Built for the portable CPU (lookup.cpp), read by the ISA files. One buffer, offsets in bytes from its start:
 //   Lookup header | taps | rows | first flush of each block | flushes | steps | segments | offsets | thresholds | flips | levels |
-//   near | outside | spans | table | trees
+//   reaches | outside | spans | table | trees
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -96,7 +96,8 @@ struct Lookup {
     int64_t offset;                 // int32 [blocks * channels]: acc = sum + offset
     int64_t threshold;              // uint16 [blocks * channels][kLookupThresholds]: code = count(sum >= threshold) ^ flip
     int64_t flip;                   // uint8 [blocks * channels]
-    int64_t level, near;            // runs: ByteLevels [blocks * channels]; uint8 [blocks], whether the block has them
+    int64_t level;                  // runs: ByteLevels [blocks * channels]
+    int64_t reach;                  // runs: SumReach [blocks]
     int64_t outside;                // uint8 [byte_planes], the byte outside the image
     int64_t span;                   // OutputSpan [4 * vectors], of lanes / 4 positions each
     int64_t table;                  // copy of the requantization table, padded as in dense.h

@@ -129,19 +129,20 @@ inline EvenOdd load_sums(const Widened& from) {
 
 inline __m256i splat(uint32_t four_bytes) { return _mm256_set1_epi32(static_cast<int32_t>(four_bytes)); }
 
-// The codes of 32 positions, one byte each: by ByteLevels, of x as int8.
-inline __m256i level_codes(const ByteLevels& l, __m256i x) {
-    __m256i code = splat(l.base);
-    for (const uint32_t above : l.above) code = _mm256_sub_epi8(code, _mm256_cmpgt_epi8(x, splat(above)));
+// The codes of 32 positions, one byte each: by ByteLevels, of x as int8. binary: only the first threshold is there.
+inline __m256i level_codes(const ByteLevels& l, bool binary, __m256i x) {
+    __m256i code = _mm256_sub_epi8(splat(l.base), _mm256_cmpgt_epi8(x, splat(l.above[0])));
+    if (!binary)
+        for (int k = 1; k < 3; ++k) code = _mm256_sub_epi8(code, _mm256_cmpgt_epi8(x, splat(l.above[k])));
     return _mm256_xor_si256(code, splat(l.flip));
 }
 
 // The same from widened sums.
-inline __m256i level_codes(const ByteLevels& l, const Widened& sums) {
+inline __m256i level_codes(const ByteLevels& l, bool binary, const Widened& sums) {
     const EvenOdd s = load_sums(sums);
     const __m256i middle = splat(l.middle), order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
     const __m256i x = _mm256_packs_epi16(_mm256_sub_epi16(s.even, middle), _mm256_sub_epi16(s.odd, middle));
-    return level_codes(l, _mm256_shuffle_epi8(x, order));
+    return level_codes(l, binary, _mm256_shuffle_epi8(x, order));
 }
 
 // The same by comparing 16-bit sums with thresholds of any distance.
@@ -198,9 +199,10 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
         return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree)}, at.y);
     }
     __m256i code[kQ];
-    if (lookup_part<uint8_t>(l, l.near)[b]) {
+    if (lookup_part<SumReach>(l, l.reach)[b] != SumReach::kFar) {
+        const bool binary = at.conv.requant.levels == 2;
         const ByteLevels* levels = lookup_part<ByteLevels>(l, l.level) + c;
-        for (int q = 0; q < kQ; ++q) code[q] = level_codes(levels[q], sums[q * stride]);
+        for (int q = 0; q < kQ; ++q) code[q] = level_codes(levels[q], binary, sums[q * stride]);
     } else {
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
         const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
@@ -213,11 +215,12 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
 void finish_bytes(const Place& at, int32_t b, const ByteSums& sums, int32_t v) {
     const ByteLevels* levels = lookup_part<ByteLevels>(at.lookup, at.lookup.level) + b * kQ;
     const __m256i middle = _mm256_set1_epi8(-128);
+    const bool binary = at.conv.requant.levels == 2;
     __m256i code[kQ];
     for (int p = 0; p < kQ / 2; ++p) {
         const __m256i high = sums.high[p][v], low = low_sums(sums.both[p][v], high);
-        code[2 * p] = level_codes(levels[2 * p], _mm256_xor_si256(low, middle));
-        code[2 * p + 1] = level_codes(levels[2 * p + 1], _mm256_xor_si256(high, middle));
+        code[2 * p] = level_codes(levels[2 * p], binary, _mm256_xor_si256(low, middle));
+        code[2 * p + 1] = level_codes(levels[2 * p + 1], binary, _mm256_xor_si256(high, middle));
     }
     store_c4(at.plane(b), at.limit, at.spans, code);
 }
@@ -240,20 +243,25 @@ void run_tile(const Job& job, int32_t b, int32_t v) {
     const int32_t* first = lookup_part<int32_t>(l, l.first) + b;
     const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
     ByteSums found;
-    if (l.fast && first[1] - first[0] == 1) {
-        look_up_runs<V>(segments[first[0]], x, step, table, found);
+    found.clear();
+    if (l.fast && lookup_part<SumReach>(l, l.reach)[b] == SumReach::kBytes) {
+        for (int32_t s = first[0]; s < first[1]; ++s) step = look_up_runs<V>(segments[s], x, step, table, found);
         for (int i = 0; i < V; ++i) finish_bytes(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, found, i);
         return;
     }
     alignas(64) Widened sums[kQ * V];
+    bool widened = false;
     int32_t s = first[0];
     do {
         step = look_up_runs<V>(segments[s], x, step, table, found);
+        if (!segments[s].widen) continue;
         for (int p = 0; p < kQ / 2; ++p)
             for (int i = 0; i < V; ++i) {
-                widen(sums[2 * p * V + i], low_sums(found.both[p][i], found.high[p][i]), s == first[0]);
-                widen(sums[(2 * p + 1) * V + i], found.high[p][i], s == first[0]);
+                widen(sums[2 * p * V + i], low_sums(found.both[p][i], found.high[p][i]), !widened);
+                widen(sums[(2 * p + 1) * V + i], found.high[p][i], !widened);
             }
+        widened = true;
+        found.clear();
     } while (++s < first[1]);
     for (int i = 0; i < V; ++i) finish_wide(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, sums + i, V);
 }
