@@ -2,7 +2,8 @@
 //
 // Without --check: every variant this CPU can run on the layers of a small YOLO and of ResNet18, for several precisions; each
 // timed output is compared with the reference in the same run. With --check: COUNT random problems per table, any shape, bits
-// and epilogue, tensors ending at inaccessible pages; the first difference ends the program with status 1.
+// and epilogue, tensors ending at inaccessible pages, each by one to four shares in random order; the first difference ends the
+// program with status 1.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <numeric>
 
 #include "../runtime/cpu.h"
 #include "problem.h"
@@ -96,14 +98,29 @@ struct Selection {
 
 bool runnable(uint32_t needs) { return (needs & ~cpu::features()) == 0; }
 
-// Runs one variant into y; returns its median time when asked for, else 0.
+// Times one variant, its last output is in y.
 template <class V, class Conv, class X, class Y>
-double run_variant(const V& v, const Conv& conv, const X* x, Y* y, bool timed) {
+double time_variant(const V& v, const Conv& conv, const X* x, Y* y) {
     const AlignedBytes prepared(v.prepared_bytes(conv)), scratch(v.scratch_bytes(conv));
     v.prepare(conv, prepared.data());
-    const auto call = [&] { v.run(conv, prepared.data(), x, y, scratch.data()); };
-    call();
-    return timed ? median_us(call) : 0.0;
+    return median_us([&] { run_alone(v, conv, prepared.data(), x, y, scratch.data()); });
+}
+
+// One run by the shares of `order`, a permutation of 0 .. count-1, one after the other.
+template <class V, class Conv, class X, class Y>
+void run_shares(const V& v, const Conv& conv, const X* x, Y* y, const std::vector<int32_t>& order) {
+    const AlignedBytes prepared(v.prepared_bytes(conv)), scratch(v.scratch_bytes(conv));
+    v.prepare(conv, prepared.data());
+    const auto count = static_cast<int32_t>(order.size());
+    for (const int32_t index : order) v.pack(conv, prepared.data(), x, scratch.data(), {index, count});
+    for (const int32_t index : order) v.compute(conv, prepared.data(), x, y, scratch.data(), {index, count});
+}
+
+std::vector<int32_t> random_order(Rng& rng) {
+    std::vector<int32_t> order(static_cast<size_t>(uniform(rng, 1, 4)));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), rng);
+    return order;
 }
 
 double largest_error(const std::vector<uint8_t>& want, const uint8_t* got) {
@@ -148,11 +165,11 @@ bool time_precision(const Precision& precision, const Selection& selection) {
                                     Fill::kNormal, Fill::kRandom);
         const AlignedBytes x(*p->x);
         std::vector<uint8_t> want(p->y_bytes);
-        run_variant(conv2d_variants().back(), p->conv, p->x->data(), want.data(), false);
+        run_shares(conv2d_variants().back(), p->conv, p->x->data(), want.data(), {0});
         for (const Variant& v : conv2d_variants().first(conv2d_variants().size() - 1)) {
             if (!runnable(v.needs) || !v.supports(p->conv)) continue;
             const AlignedBytes y(p->y_bytes);
-            const double us = run_variant(v, p->conv, static_cast<const uint8_t*>(x.data()), y.data(), true);
+            const double us = time_variant(v, p->conv, static_cast<const uint8_t*>(x.data()), y.data());
             const bool same = std::memcmp(y.data(), want.data(), want.size()) == 0;
             exact = exact && same;
             print_row(precision.name, l.name, v.name, us, static_cast<double>(macs(l.shape)), same ? "exact" : "DIFFERS", totals[v.name]);
@@ -172,11 +189,11 @@ bool time_f32(const Selection& selection) {
         const AlignedBytes copy(*p->x);
         const float* x = static_cast<const float*>(copy.data());
         std::vector<uint8_t> want(p->y_bytes);
-        run_variant(conv2d_f32_variants().back(), p->conv, x, reinterpret_cast<float*>(want.data()), false);
+        run_shares(conv2d_f32_variants().back(), p->conv, x, reinterpret_cast<float*>(want.data()), {0});
         for (const VariantF32& v : conv2d_f32_variants().first(conv2d_f32_variants().size() - 1)) {
             if (!runnable(v.needs) || !v.supports(p->conv)) continue;
             const AlignedBytes y(p->y_bytes);
-            const double us = run_variant(v, p->conv, x, static_cast<float*>(y.data()), true);
+            const double us = time_variant(v, p->conv, x, static_cast<float*>(y.data()));
             const bool same = largest_error(want, static_cast<const uint8_t*>(y.data())) < kFloatTolerance;
             close = close && same;
             print_row("fp32", l.name, v.name, us, static_cast<double>(macs(l.shape)), same ? "close" : "DIFFERS", totals[v.name]);
@@ -201,17 +218,18 @@ bool check_codes(Rng& rng, std::map<std::string, int>& counts) {
     const auto out_bits = static_cast<int32_t>(uniform(rng, 1, kind == Epilogue::kThreshold ? 4 : 8));
     const auto p = make_problem(rng, shape, wbits, abits, out_bits, kind, random_fill(rng), random_fill(rng));
     std::vector<uint8_t> want(p->y_bytes);
-    run_variant(conv2d_variants().back(), p->conv, p->x->data(), want.data(), false);
+    run_shares(conv2d_variants().back(), p->conv, p->x->data(), want.data(), {0});
     for (const Variant& v : conv2d_variants()) {
         if (!runnable(v.needs) || !v.supports(p->conv)) continue;
         const GuardedBytes y(p->y_bytes, uniform(rng, 0, 1) != 0);
         std::memset(y.data(), 0xA5, y.size());
-        run_variant(v, p->conv, p->x->data(), y.data(), false);
+        const std::vector<int32_t> order = random_order(rng);
+        run_shares(v, p->conv, p->x->data(), y.data(), order);
         ++counts[v.name];
         if (std::memcmp(y.data(), want.data(), want.size()) == 0) continue;
         const size_t at = static_cast<size_t>(std::mismatch(want.begin(), want.end(), y.data()).first - want.begin());
-        std::printf("%s differs: %s w%da%d z%d epilogue %d shift %d levels %d table %d, first at byte %zu of %zu: %d, not %d\n", v.name,
-                    describe(shape).c_str(), wbits, abits, p->conv.zero_point, static_cast<int>(kind), p->conv.requant.shift,
+        std::printf("%s differs: %s %zu shares w%da%d z%d epilogue %d shift %d levels %d table %d, byte %zu of %zu first: %d, not %d\n",
+                    v.name, describe(shape).c_str(), order.size(), wbits, abits, p->conv.zero_point, static_cast<int>(kind), p->conv.requant.shift,
                     p->conv.requant.levels, p->conv.requant.table_size, at, want.size(), y.data()[at], want[at]);
         return false;
     }
@@ -224,15 +242,17 @@ bool check_f32(Rng& rng, std::map<std::string, int>& counts) {
     const auto p = make_problem_f32(rng, shape, act);
     const float* x = reinterpret_cast<const float*>(p->x->data());
     std::vector<uint8_t> want(p->y_bytes);
-    run_variant(conv2d_f32_variants().back(), p->conv, x, reinterpret_cast<float*>(want.data()), false);
+    run_shares(conv2d_f32_variants().back(), p->conv, x, reinterpret_cast<float*>(want.data()), {0});
     for (const VariantF32& v : conv2d_f32_variants()) {
         if (!runnable(v.needs) || !v.supports(p->conv)) continue;
         const GuardedBytes y(p->y_bytes, uniform(rng, 0, 1) != 0);
-        run_variant(v, p->conv, x, reinterpret_cast<float*>(y.data()), false);
+        const std::vector<int32_t> order = random_order(rng);
+        run_shares(v, p->conv, x, reinterpret_cast<float*>(y.data()), order);
         ++counts[v.name];
         const double error = largest_error(want, y.data());
         if (error < kFloatTolerance) continue;
-        std::printf("%s differs by %.3g: %s activation %d\n", v.name, error, describe(shape).c_str(), static_cast<int>(act));
+        std::printf("%s differs by %.3g: %s %zu shares activation %d\n", v.name, error, describe(shape).c_str(), order.size(),
+                    static_cast<int>(act));
         return false;
     }
     return true;

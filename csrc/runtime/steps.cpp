@@ -123,7 +123,8 @@ Step tabled(const Instruction& i, const Conv& conv, std::span<const Row> rows, s
     using Out = std::conditional_t<std::is_same_v<Row, Variant>, void, float>;
     return {&i, row.name, prepared->size(), affordable(i, row.scratch_bytes(conv)),
             [=, &row, &x, &y](std::byte* arena, std::byte* scratch) {
-                row.run(conv, prepared->data(), read<In>(arena, x), static_cast<Out*>(static_cast<void*>(arena + y.offset)), scratch);
+                auto* out = static_cast<Out*>(static_cast<void*>(arena + y.offset));
+                run_alone(row, conv, prepared->data(), read<In>(arena, x), out, scratch);
             }};
 }
 
@@ -171,8 +172,8 @@ Step transposed(const Instruction& i, std::span<const Row> rows, std::string_vie
                 for (size_t t = 0; t < 4; ++t) {
                     using In = std::conditional_t<std::is_same_v<Row, Variant>, uint8_t, float>;
                     using Out = std::conditional_t<std::is_same_v<Row, Variant>, void, float>;
-                    row.run(taps[t], (*prepared)[t].data(), read<In>(arena, x), static_cast<Out*>(static_cast<void*>(scratch)),
-                            scratch + plane);
+                    run_alone(row, taps[t], (*prepared)[t].data(), read<In>(arena, x), static_cast<Out*>(static_cast<void*>(scratch)),
+                              scratch + plane);
                     const auto* from = reinterpret_cast<const uint32_t*>(scratch);
                     auto* to = write<uint32_t>(arena, y) + static_cast<int64_t>(t / 2) * y.w + static_cast<int64_t>(t % 2);
                     for (int64_t r = 0; r < y.bytes / 4 / (2 * y.w); ++r, from += x.w, to += 2 * y.w)

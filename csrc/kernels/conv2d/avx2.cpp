@@ -138,6 +138,8 @@ struct Job {
     const Dense& dense;
     const uint8_t* x;
     void* y;
+    GridPart part;
+    int64_t limit;                          // store_limit
 };
 
 template <int V, bool kPart>
@@ -160,13 +162,14 @@ void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
         if (block.extra[kQ] > block.extra[0]) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
     }
     const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
-    finish(job.conv, b * kQ, Sums{sums, V, spans, dense_part<int32_t>(d, d.tree)}, job.y);
+    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree)}, job.y);
 }
 
-// The positions from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.
-int32_t tile_vectors(const Dense& d, int32_t vector) {
-    const bool alone = !d.planes.copied && d.planes.positions % kLanes != 0;
-    return d.vectors - vector - (alone ? 1 : 0) >= kMaxV ? kMaxV : 1;
+// The vectors from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.
+int32_t tile_vectors(const Job& job, int32_t vector) {
+    const Planes& p = job.dense.planes;
+    const bool alone = !p.copied && p.positions % kLanes != 0 && job.part.vectors_end == job.dense.vectors;
+    return job.part.vectors_end - vector - (alone ? 1 : 0) >= kMaxV ? kMaxV : 1;
 }
 
 void run_tile(const Job& job, int32_t b, int32_t vector, int32_t count) {
@@ -176,23 +179,29 @@ void run_tile(const Job& job, int32_t b, int32_t vector, int32_t count) {
     else run_tile<1, true>(job, b, vector, live);
 }
 
-void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
+    copy_input(c, static_cast<const Dense*>(prepared)->planes, x, scratch, share);
+}
+
+void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
     const Dense& d = *static_cast<const Dense*>(prepared);
-    const Job job{c, d, copy_input(c, d.planes, x, scratch), y};
-    constexpr int64_t kCacheBytes = 512 * 1024;     // half of a common L2: larger weights are read once, block by block
-    if (d.total - d.weights > kCacheBytes) {
-        for (int32_t b = 0; b < d.blocks; ++b)
-            for (int32_t v = 0, n; v < d.vectors; v += n) run_tile(job, b, v, n = tile_vectors(d, v));
+    const GridPart part = part_of(share, d.vectors, d.blocks, kMaxV, large_weights(d));
+    const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
+    const int64_t limit = store_limit(dense_part<OutputSpan>(d, d.span), part.vectors_end, d.vectors, 1, pixels);
+    const Job job{c, d, input_of(d.planes, x, scratch), y, part, limit};
+    if (large_weights(d)) {
+        for (int32_t b = part.block; b < part.blocks_end; ++b)
+            for (int32_t v = part.vector, n; v < part.vectors_end; v += n) run_tile(job, b, v, n = tile_vectors(job, v));
     } else {
-        for (int32_t v = 0, n; v < d.vectors; v += n) {
-            n = tile_vectors(d, v);
-            for (int32_t b = 0; b < d.blocks; ++b) run_tile(job, b, v, n);
+        for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+            n = tile_vectors(job, v);
+            for (int32_t b = part.block; b < part.blocks_end; ++b) run_tile(job, b, v, n);
         }
     }
 }
 
 }  // namespace
 
-const Variant kConv2dAvx2{"avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+const Variant kConv2dAvx2{"avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

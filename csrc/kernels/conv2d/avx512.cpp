@@ -65,23 +65,28 @@ void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_
     finish(c, dense_part<uint8_t>(d, d.table), b * kQ, kQ, vectors, sums, dense_part<OutputSpan>(d, d.span) + v, y);
 }
 
-void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
+    copy_input(c, static_cast<const Dense*>(prepared)->planes, x, scratch, share);
+}
+
+void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
     const Dense& d = *static_cast<const Dense*>(prepared);
-    x = copy_input(c, d.planes, x, scratch);
-    constexpr int64_t kCacheBytes = 512 * 1024;     // half of a common L2: larger weights are read once, block by block
-    if (d.total - d.weights > kCacheBytes) {
-        for (int32_t b = 0; b < d.blocks; ++b)
-            for (int32_t v = 0, n; v < d.vectors; v += n) run_tile(c, d, x, y, b, v, n = tile_vectors(d.vectors - v));
+    x = input_of(d.planes, x, scratch);
+    const GridPart part = part_of(share, d.vectors, d.blocks, kMaxV, large_weights(d));
+    if (large_weights(d)) {
+        for (int32_t b = part.block; b < part.blocks_end; ++b)
+            for (int32_t v = part.vector, n; v < part.vectors_end; v += n)
+                run_tile(c, d, x, y, b, v, n = tile_vectors(part.vectors_end - v));
     } else {
-        for (int32_t v = 0, n; v < d.vectors; v += n) {
-            n = tile_vectors(d.vectors - v);
-            for (int32_t b = 0; b < d.blocks; ++b) run_tile(c, d, x, y, b, v, n);
+        for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+            n = tile_vectors(part.vectors_end - v);
+            for (int32_t b = part.block; b < part.blocks_end; ++b) run_tile(c, d, x, y, b, v, n);
         }
     }
 }
 
 }  // namespace
 
-const Variant kConv2dAvx512{"avx512_vnni", 2 | 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+const Variant kConv2dAvx512{"avx512_vnni", 2 | 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

@@ -27,16 +27,22 @@ struct CompactOrder {
 };
 constexpr CompactOrder kCompact;
 
+// Where the output of the vectors before `end` stops, in elements of a plane: a worker writes nothing behind its last one.
+// spans: [vectors * per_vector].
+inline int64_t store_limit(const OutputSpan* spans, int32_t end, int32_t vectors, int32_t per_vector, int64_t pixels) {
+    return end < vectors ? spans[end * per_vector].out : pixels;
+}
+
 // Writes the lanes of the span to plane[span.out ...]. Vectors are stored in ascending order, so what a whole store leaves
-// behind the live lanes is overwritten by the next ones; only where it would pass the end of the plane is the store exact.
-inline void store_compact(void* plane, int64_t plane_elements, const OutputSpan& span, __m256i elements) {
+// behind the live lanes is overwritten by the next ones; only where it would pass `limit` (store_limit) is the store exact.
+inline void store_compact(void* plane, int64_t limit, const OutputSpan& span, __m256i elements) {
     if (span.lanes == 0) return;
     uint32_t* to = static_cast<uint32_t*>(plane) + span.out;
     if (span.lanes != 0xFF) {
         const __m128i order = _mm_cvtsi64_si128(static_cast<int64_t>(kCompact.order[span.lanes]));
         elements = _mm256_permutevar8x32_epi32(elements, _mm256_cvtepu8_epi32(order));
     }
-    if (span.out + 8 <= plane_elements) {
+    if (span.out + 8 <= limit) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), elements);
         return;
     }

@@ -233,14 +233,14 @@ size_t input_bytes(const Conv2d& c) {
     return p.copied ? static_cast<size_t>((c.c_in + 3) / 4) * static_cast<size_t>(p.size) * 4 + kSlack : 0;
 }
 
-const uint8_t* copy_input(const Conv2d& c, const Planes& p, const uint8_t* x, void* scratch) {
-    if (!p.copied) return x;
+void copy_input(const Conv2d& c, const Planes& p, const uint8_t* x, void* scratch, Share share) {
+    if (!p.copied) return;
     const uint32_t outside = 0x01010101u * static_cast<uint32_t>(c.zero_point);
     uint32_t* to = static_cast<uint32_t*>(scratch);
     const uint32_t* from = reinterpret_cast<const uint32_t*>(x);
     const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    for (int32_t i = 0; i < (c.c_in + 3) / 4; ++i) fill_plane(p, from + i * pixels, outside, to + static_cast<int64_t>(i) * p.size);
-    return static_cast<const uint8_t*>(scratch);
+    for (int32_t i = 0; i < (c.c_in + 3) / 4; ++i)
+        fill_plane(p, from + i * pixels, outside, to + static_cast<int64_t>(i) * p.size, share);
 }
 
 }  // namespace edgenas

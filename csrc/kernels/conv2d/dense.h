@@ -56,8 +56,16 @@ void dense_prepare(const Conv2d&, const DenseShape&, void* prepared);
 constexpr int32_t kTreeSize = 16;
 std::vector<int32_t> threshold_trees(const Conv2d&, int32_t channels);
 
-// Scratch of the padded input, and the copy itself: returns where the kernel reads, x itself where no copy is needed.
+// Scratch of the padded input, a share of the copy itself, and where the kernel reads: x itself where no copy is needed.
 size_t input_bytes(const Conv2d&);
-const uint8_t* copy_input(const Conv2d&, const Planes&, const uint8_t* x, void* scratch);
+void copy_input(const Conv2d&, const Planes&, const uint8_t* x, void* scratch, Share);
+
+static inline const uint8_t* input_of(const Planes& p, const uint8_t* x, const void* scratch) {
+    return p.copied ? static_cast<const uint8_t*>(scratch) : x;
+}
+
+// Half of a common L2: weights larger than this are read once, block by block.
+constexpr int64_t kCacheBytes = 512 * 1024;
+static inline bool large_weights(const Dense& d) { return d.total - d.weights > kCacheBytes; }
 
 }  // namespace edgenas

@@ -93,11 +93,13 @@ inline __m256i codes_of(const Requant& r, __m256i first, __m256i second) {
     return to_c4(_mm256_max_epu8(_mm256_min_epu8(codes, hi), lo));
 }
 
-// Sums [channel][vector][8] of the channels c .. c+3, where their positions go, and the threshold trees of all channels.
+// Sums [channel][vector][8] of the channels c .. c+3, where their positions go, up to which element of a plane the worker
+// writes (store_limit), and the threshold trees of all channels.
 struct Sums {
     const int32_t* at;
     int32_t vectors;
     const OutputSpan* spans;
+    int64_t limit;
     const int32_t* trees;
     __m256i load(int32_t channel, int32_t vector) const {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(at + (channel * vectors + vector) * 8));
@@ -105,7 +107,7 @@ struct Sums {
 };
 
 template <Epilogue kKind>
-void finish_codes(const Conv2d& conv, int32_t c, const Sums& sums, uint8_t* plane, int64_t pixels) {
+void finish_codes(const Conv2d& conv, int32_t c, const Sums& sums, uint8_t* plane) {
     const Requant r = conv.requant;         // a copy: stores to y cannot change it
     const int32_t live = conv.c_out - c;
     const __m256i keep = _mm256_set1_epi32(live >= 4 ? -1 : (1 << (8 * live)) - 1);
@@ -115,7 +117,7 @@ void finish_codes(const Conv2d& conv, int32_t c, const Sums& sums, uint8_t* plan
         __m256i value[4];
         for (int i = 0; i < 4; ++i) value[i] = value_of<kKind>(r, sums.trees, channel[i], sums.load(i, v));
         const __m256i codes = codes_of<kKind>(r, _mm256_packs_epi32(value[0], value[1]), _mm256_packs_epi32(value[2], value[3]));
-        store_compact(plane, pixels, sums.spans[v], _mm256_and_si256(codes, keep));
+        store_compact(plane, sums.limit, sums.spans[v], _mm256_and_si256(codes, keep));
     }
 }
 
@@ -124,7 +126,7 @@ void finish_floats(const Conv2d& conv, int32_t c, const Sums& sums, float* y, in
         for (int32_t v = 0; v < sums.vectors; ++v) {
             const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums.load(i, v)), _mm256_set1_ps(conv.requant.scale[c + i]));
             const __m256 value = _mm256_add_ps(scaled, _mm256_set1_ps(conv.requant.offset[c + i]));
-            store_compact(y + (c + i) * pixels, pixels, sums.spans[v], _mm256_castps_si256(value));
+            store_compact(y + (c + i) * pixels, sums.limit, sums.spans[v], _mm256_castps_si256(value));
         }
 }
 
@@ -133,9 +135,9 @@ void finish(const Conv2d& conv, int32_t c, const Sums& sums, void* y) {
     const int64_t pixels = static_cast<int64_t>(conv.h_out) * conv.w_out;
     uint8_t* plane = static_cast<uint8_t*>(y) + c / 4 * pixels * 4;
     switch (conv.requant.kind) {
-        case Epilogue::kLinear: return finish_codes<Epilogue::kLinear>(conv, c, sums, plane, pixels);
-        case Epilogue::kTable: return finish_codes<Epilogue::kTable>(conv, c, sums, plane, pixels);
-        case Epilogue::kThreshold: return finish_codes<Epilogue::kThreshold>(conv, c, sums, plane, pixels);
+        case Epilogue::kLinear: return finish_codes<Epilogue::kLinear>(conv, c, sums, plane);
+        case Epilogue::kTable: return finish_codes<Epilogue::kTable>(conv, c, sums, plane);
+        case Epilogue::kThreshold: return finish_codes<Epilogue::kThreshold>(conv, c, sums, plane);
         case Epilogue::kFloat: return finish_floats(conv, c, sums, static_cast<float*>(y), pixels);
     }
 }

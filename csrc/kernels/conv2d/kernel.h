@@ -20,6 +20,7 @@
 #include <span>
 
 #include "../requant.h"
+#include "../share.h"
 
 namespace edgenas {
 
@@ -34,6 +35,10 @@ struct Conv2d {
 
 // One implementation. prepared and scratch are 64-byte aligned buffers of the stated sizes; prepared is written once at load,
 // scratch has no content between calls. x and y need no alignment beyond 4 bytes, and no byte outside them is touched.
+//
+// A run is two phases: pack brings x into the form the kernel reads, in scratch; compute writes y. Each is called once for every
+// share (share.h) of one count; all shares of pack end before one of compute begins. Shares of a phase may run at the same time,
+// so none writes a byte that another one reads or writes in that phase. y is the same for every count.
 struct Variant {
     const char* name;
     uint32_t needs;                 // cpu::features() bits
@@ -41,7 +46,8 @@ struct Variant {
     size_t (*prepared_bytes)(const Conv2d&);
     void (*prepare)(const Conv2d&, void* prepared);
     size_t (*scratch_bytes)(const Conv2d&);
-    void (*run)(const Conv2d&, const void* prepared, const uint8_t* x, void* y, void* scratch);
+    void (*pack)(const Conv2d&, const void* prepared, const uint8_t* x, void* scratch, Share);
+    void (*compute)(const Conv2d&, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share);
 };
 
 // Fastest first; the first row this CPU can run (needs is a subset of cpu::features()) and that supports the shape is used.

@@ -118,10 +118,12 @@ struct LookupScratch {
 
 LookupScratch lookup_scratch(const Conv2d&, const Planes& planes, int32_t index_bits);
 
-// Brings packed planes into padded form; returns where the kernel reads.
-const uint8_t* place_planes(const Conv2d&, const Lookup&, uint8_t* scratch);
+// Brings the packed planes [first, last), where there are so many, into padded form; and where the kernel reads.
+void place_planes(const Conv2d&, const Lookup&, int32_t first, int32_t last, uint8_t* scratch);
+const uint8_t* placed_planes(const Conv2d&, const Lookup&, const void* scratch);
 
-// The byte form of planes_of: tensors are never read in place, planes keep a distance of whole vectors.
+// The byte form of planes_of: tensors are never read in place, planes keep a distance of whole vectors, and of what
+// fill_byte_plane writes past their end.
 Planes byte_planes_of(const Conv2d&);
 
 }  // namespace edgenas

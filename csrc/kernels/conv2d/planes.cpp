@@ -41,15 +41,16 @@ void copy_alternate(uint8_t* dst, const uint8_t* src, int64_t n) {
 
 // Stride 1: [pad rows][row, pad]...[pad rows], shifted right by pad.
 template <class T>
-void fill_dense(const Planes& p, const T* src, T outside, T* dst) {
+void fill_dense(const Planes& p, const T* src, T outside, T* dst, Share share) {
     const int64_t head = static_cast<int64_t>(p.pad) * p.row + p.pad;
-    fill(dst, head, outside);
-    T* at = dst + head;
-    for (int32_t y = 0; y < p.h; ++y, at += p.row) {
+    const int32_t first = begin_of(share, p.h), last = end_of(share, p.h);
+    if (share.index == 0) fill(dst, head, outside);
+    T* at = dst + head + static_cast<int64_t>(first) * p.row;
+    for (int32_t y = first; y < last; ++y, at += p.row) {
         copy(at, src + static_cast<int64_t>(y) * p.w, p.w);
         fill(at + p.w, p.pad, outside);
     }
-    fill(at, dst + p.phase_size - at, outside);
+    if (share.index == share.count - 1) fill(at, dst + p.phase_size - at, outside);
 }
 
 // Stride 2: one row of one phase, i.e. the padded columns px, px + 2, ...
@@ -63,10 +64,10 @@ void fill_phase_row(const Planes& p, const T* src, int32_t px, T outside, T* dst
 }
 
 template <class T>
-void fill_phases(const Planes& p, const T* src, T outside, T* dst) {
+void fill_phases(const Planes& p, const T* src, T outside, T* dst, Share share) {
     for (int32_t py = 0; py < p.phases; ++py)
         for (int32_t px = 0; px < p.phases; ++px, dst += p.phase_size)
-            for (int32_t r = 0; r < p.rows; ++r) {
+            for (int32_t r = begin_of(share, p.rows); r < end_of(share, p.rows); ++r) {
                 const int32_t y = 2 * r + py - p.pad;
                 T* at = dst + static_cast<int64_t>(r) * p.row;
                 if (y < 0 || y >= p.h) fill(at, p.row, outside);
@@ -76,14 +77,14 @@ void fill_phases(const Planes& p, const T* src, T outside, T* dst) {
 
 }  // namespace
 
-void fill_plane(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst) {
-    if (p.stride == 1) fill_dense(p, src, outside, dst);
-    else fill_phases(p, src, outside, dst);
+void fill_plane(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst, Share share) {
+    if (p.stride == 1) fill_dense(p, src, outside, dst, share);
+    else fill_phases(p, src, outside, dst, share);
 }
 
 void fill_byte_plane(const Planes& p, const uint8_t* src, uint8_t outside, uint8_t* dst) {
-    if (p.stride == 1) fill_dense(p, src, outside, dst);
-    else fill_phases(p, src, outside, dst);
+    if (p.stride == 1) fill_dense(p, src, outside, dst, {0, 1});
+    else fill_phases(p, src, outside, dst, {0, 1});
 }
 
 void output_spans(const Planes& p, int32_t width, OutputSpan* spans) {

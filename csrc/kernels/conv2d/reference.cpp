@@ -47,12 +47,16 @@ void prepare(const Conv2d& c, void* prepared) {
 
 size_t scratch_bytes(const Conv2d&) { return 0; }
 
-void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void*) {
+void pack(const Conv2d&, const void*, const uint8_t*, void*, Share) {}
+
+// A share is whole groups of four output channels.
+void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void*, Share share) {
     const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
     const bool floats = c.requant.kind == Epilogue::kFloat;
+    const int32_t groups = (c.c_out + 3) / 4, first = begin_of(share, groups), last = end_of(share, groups);
     uint8_t* codes = static_cast<uint8_t*>(y);
-    if (!floats) std::memset(codes, 0, static_cast<size_t>((c.c_out + 3) / 4 * pixels * 4));
-    for (int32_t co = 0; co < c.c_out; ++co) {
+    if (!floats) std::memset(codes + first * pixels * 4, 0, static_cast<size_t>((last - first) * pixels * 4));
+    for (int32_t co = 4 * first; co < 4 * last && co < c.c_out; ++co) {
         const int8_t* w = static_cast<const int8_t*>(prepared) + co * row_codes(c);
         for (int32_t yo = 0; yo < c.h_out; ++yo)
             for (int32_t xo = 0; xo < c.w_out; ++xo) {
@@ -66,6 +70,6 @@ void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void*
 
 }  // namespace
 
-const Variant kConv2dReference{"reference", 0, supports, prepared_bytes, prepare, scratch_bytes, run};
+const Variant kConv2dReference{"reference", 0, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

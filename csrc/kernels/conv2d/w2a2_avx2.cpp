@@ -88,12 +88,18 @@ void pack_group(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits,
     }
 }
 
-void pack(const Conv2d& c, const uint8_t* x, int64_t stride, uint8_t* packed) {
-    const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    const int32_t bits = lookup_code_bits(c), group = kIndexBits / bits, c4 = (c.c_in + 3) / 4;
-    for (int32_t g = 0; g < c4; g += group)
-        pack_group(x + g * pixels * 4, pixels, std::min(group, c4 - g), bits,
-                   lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * g)), stride, packed + g / group * 4 * stride);
+void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
+    const Lookup& l = *static_cast<const Lookup*>(prepared);
+    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = lookup_scratch(c, l.planes, kIndexBits).packed_stride;
+    uint8_t* packed = static_cast<uint8_t*>(scratch);
+    const int32_t bits = l.code_bits, group = kIndexBits / bits, c4 = (c.c_in + 3) / 4, groups = (c4 + group - 1) / group;
+    const int32_t begin = begin_of(share, groups), end = end_of(share, groups);
+    for (int32_t i = begin; i < end; ++i) {
+        const int32_t first = i * group;
+        pack_group(x + first * pixels * 4, pixels, std::min(group, c4 - first), bits,
+                   lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * first)), stride, packed + 4 * i * stride);
+    }
+    place_planes(c, l, 4 * begin, 4 * end, packed);
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][16]; even sums still contain 256 * odd.
@@ -165,16 +171,16 @@ inline __m256i threshold_bytes(const Widened& sums, const uint16_t* threshold, u
 }
 
 // Interleaves four byte vectors of 32 positions into C4 elements and stores them.
-inline void store_c4(void* plane, int64_t pixels, const OutputSpan* spans, const __m256i (&code)[4]) {
+inline void store_c4(void* plane, int64_t limit, const OutputSpan* spans, const __m256i (&code)[4]) {
     const __m256i low01 = _mm256_unpacklo_epi8(code[0], code[1]), high01 = _mm256_unpackhi_epi8(code[0], code[1]);
     const __m256i low23 = _mm256_unpacklo_epi8(code[2], code[3]), high23 = _mm256_unpackhi_epi8(code[2], code[3]);
     // part j holds positions 4j .. 4j+3 in its low half, 16 + 4j .. in its high half
     const __m256i part[4] = {_mm256_unpacklo_epi16(low01, low23), _mm256_unpackhi_epi16(low01, low23),
                              _mm256_unpacklo_epi16(high01, high23), _mm256_unpackhi_epi16(high01, high23)};
-    store_compact(plane, pixels, spans[0], _mm256_permute2x128_si256(part[0], part[1], 0x20));
-    store_compact(plane, pixels, spans[1], _mm256_permute2x128_si256(part[2], part[3], 0x20));
-    store_compact(plane, pixels, spans[2], _mm256_permute2x128_si256(part[0], part[1], 0x31));
-    store_compact(plane, pixels, spans[3], _mm256_permute2x128_si256(part[2], part[3], 0x31));
+    store_compact(plane, limit, spans[0], _mm256_permute2x128_si256(part[0], part[1], 0x20));
+    store_compact(plane, limit, spans[1], _mm256_permute2x128_si256(part[2], part[3], 0x20));
+    store_compact(plane, limit, spans[2], _mm256_permute2x128_si256(part[0], part[1], 0x31));
+    store_compact(plane, limit, spans[3], _mm256_permute2x128_si256(part[2], part[3], 0x31));
 }
 
 // int32 sums of 32 positions in order, the offset added.
@@ -188,43 +194,46 @@ inline void spread(const Widened& sums, int32_t offset, int32_t* to) {
 }
 
 // Finishes the channels c .. c+3 at the 32 positions of each of `vectors` vectors.
-void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int32_t vectors, const Widened* sums, void* y) {
+void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int32_t vectors, const Widened* sums, int64_t limit,
+                 void* y) {
     const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
     const int64_t pixels = static_cast<int64_t>(conv.h_out) * conv.w_out;
     for (int32_t i = 0; i < vectors; ++i) {
         if (!l.fast) {
             alignas(32) int32_t wide[kQ][kLanes];
             for (int q = 0; q < kQ; ++q) spread(sums[q * vectors + i], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
-            finish(conv, c, Sums{wide[0], 4, spans + 4 * i, lookup_part<int32_t>(l, l.tree)}, y);
+            finish(conv, c, Sums{wide[0], 4, spans + 4 * i, limit, lookup_part<int32_t>(l, l.tree)}, y);
             continue;
         }
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
         const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
         __m256i code[kQ];
         for (int q = 0; q < kQ; ++q) code[q] = threshold_bytes(sums[q * vectors + i], threshold + q * kLookupThresholds, flip[q]);
-        store_c4(static_cast<uint8_t*>(y) + c / 4 * pixels * 4, pixels, spans + 4 * i, code);
+        store_c4(static_cast<uint8_t*>(y) + c / 4 * pixels * 4, limit, spans + 4 * i, code);
     }
 }
 
-void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, const void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    pack(c, x, lookup_scratch(c, l.planes, kIndexBits).packed_stride, static_cast<uint8_t*>(scratch));
-    const uint8_t* planes = place_planes(c, l, static_cast<uint8_t*>(scratch));
+    const uint8_t* planes = placed_planes(c, l, scratch);
+    const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, false);
+    const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
+    const int64_t limit = store_limit(lookup_part<OutputSpan>(l, l.span), part.vectors_end, l.vectors, 4, pixels);
     alignas(64) Widened sums[kQ * kMaxV];
-    for (int32_t v = 0, n; v < l.vectors; v += n) {
-        n = l.vectors - v >= kMaxV ? kMaxV : 1;
-        for (int32_t b = 0; b < l.blocks; ++b) {
+    for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+        n = part.vectors_end - v >= kMaxV ? kMaxV : 1;
+        for (int32_t b = part.block; b < part.blocks_end; ++b) {
             const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
             const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
             kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps,
                          &kRows[l.code_bits - 1].row[0][0], sums);
-            finish_tile(c, l, b * kQ, v, n, sums, y);
+            finish_tile(c, l, b * kQ, v, n, sums, limit, y);
         }
     }
 }
 
 }  // namespace
 
-const Variant kConv2dW2A2Avx2{"w2a2_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+const Variant kConv2dW2A2Avx2{"w2a2_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

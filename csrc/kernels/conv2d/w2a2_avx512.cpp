@@ -81,13 +81,18 @@ void pack_group(const Group& g, int64_t stride, uint8_t* packed) {
     }
 }
 
-void pack(const Conv2d& c, const uint8_t* x, int64_t stride, uint8_t* packed) {
-    const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    const int32_t bits = lookup_code_bits(c), group = kIndexBits / bits, c4 = (c.c_in + 3) / 4;
-    for (int32_t g = 0; g < c4; g += group) {
-        const int32_t planes = g + group <= c4 ? group : c4 - g, channels = g + group <= c4 - 1 ? 4 * group : c.c_in - 4 * g;
-        pack_group({x + g * pixels * 4, pixels, planes, bits, lookup_live_bits(bits, channels)}, stride, packed + g / group * 4 * stride);
+void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
+    const Lookup& l = *static_cast<const Lookup*>(prepared);
+    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = lookup_scratch(c, l.planes, kIndexBits).packed_stride;
+    uint8_t* packed = static_cast<uint8_t*>(scratch);
+    const int32_t bits = l.code_bits, group = kIndexBits / bits, c4 = (c.c_in + 3) / 4, groups = (c4 + group - 1) / group;
+    const int32_t begin = begin_of(share, groups), end = end_of(share, groups);
+    for (int32_t i = begin; i < end; ++i) {
+        const int32_t first = i * group, channels = c.c_in - 4 * first < 4 * group ? c.c_in - 4 * first : 4 * group;
+        pack_group({x + first * pixels * 4, pixels, (channels + 3) / 4, bits, lookup_live_bits(bits, channels)}, stride,
+                   packed + 4 * i * stride);
     }
+    place_planes(c, l, 4 * begin, 4 * end, packed);
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][32]; even sums still contain 256 * odd.
@@ -218,14 +223,14 @@ void finish_tile(const Conv2d& conv, const Lookup& l, int32_t b, int32_t v, int3
 // Vectors of the next tile: full ones, but 2 + 2 rather than 3 + 1.
 constexpr int32_t tile_vectors(int32_t left) { return left == 4 ? 2 : left < kMaxV ? left : kMaxV; }
 
-void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void* scratch) {
+void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, const void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    pack(c, x, lookup_scratch(c, l.planes, kIndexBits).packed_stride, static_cast<uint8_t*>(scratch));
-    const uint8_t* planes = place_planes(c, l, static_cast<uint8_t*>(scratch));
+    const uint8_t* planes = placed_planes(c, l, scratch);
+    const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, false);
     alignas(64) Widened sums[kQ * kMaxV];
-    for (int32_t v = 0, n; v < l.vectors; v += n) {
-        n = tile_vectors(l.vectors - v);
-        for (int32_t b = 0; b < l.blocks; ++b) {
+    for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+        n = tile_vectors(part.vectors_end - v);
+        for (int32_t b = part.block; b < part.blocks_end; ++b) {
             const uint16_t* row = lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ;
             const int32_t* flush = lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b];
             kTile[n - 1](planes + v * kLanes, lookup_part<int32_t>(l, l.tap), row, flush, l.steps,
@@ -237,6 +242,6 @@ void run(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, void*
 
 }  // namespace
 
-const Variant kConv2dW2A2Avx512{"w2a2_avx512_vbmi", 2 | 1, supports, prepared_bytes, prepare, scratch_bytes, run};
+const Variant kConv2dW2A2Avx512{"w2a2_avx512_vbmi", 2 | 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas

@@ -32,8 +32,8 @@ struct Avx2 {
         return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
     }
 
-    static void store_span(float* plane, int64_t pixels, const OutputSpan& span, Reg v) {
-        store_compact(plane, pixels, span, _mm256_castps_si256(v));
+    static void store_span(float* plane, int64_t limit, const OutputSpan& span, Reg v) {
+        store_compact(plane, limit, span, _mm256_castps_si256(v));
     }
 };
 
@@ -41,6 +41,7 @@ using Kernel = Direct<Avx2>;
 
 }  // namespace
 
-const VariantF32 kConv2dF32Avx2{"avx2", 1, Kernel::supports, Kernel::prepared_bytes, Kernel::prepare, Kernel::scratch_bytes, Kernel::run};
+const VariantF32 kConv2dF32Avx2{"avx2",          1,           Kernel::supports, Kernel::prepared_bytes, Kernel::prepare,
+                                Kernel::scratch_bytes, Kernel::pack, Kernel::compute};
 
 }  // namespace edgenas

@@ -43,7 +43,7 @@ using Kernel = Direct<Avx512>;
 
 }  // namespace
 
-const VariantF32 kConv2dF32Avx512{"avx512",         3,           Kernel::supports, Kernel::prepared_bytes, Kernel::prepare,
-                                  Kernel::scratch_bytes, Kernel::run};
+const VariantF32 kConv2dF32Avx512{"avx512",              3,            Kernel::supports, Kernel::prepared_bytes, Kernel::prepare,
+                                  Kernel::scratch_bytes, Kernel::pack, Kernel::compute};
 
 }  // namespace edgenas

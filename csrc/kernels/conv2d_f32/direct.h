@@ -147,6 +147,8 @@ struct Direct {
         const char* prepared;
         const float* x;
         float* y;
+        GridPart part;
+        int64_t limit;                      // of the elements of an output plane that this worker may write
     };
 
     // kPart: the last vector has `live` lanes, the others lie outside a tensor that is used in place and are not read.
@@ -183,19 +185,22 @@ struct Direct {
             if (b * kQ + q >= tile.conv.c_out) break;
 #pragma GCC unroll 4
             for (int v = 0; v < N; ++v)
-                V::store_span(tile.y + (b * kQ + q) * pixels, pixels, spans[v], activate_lanes<V>(tile.conv.act, acc[q][v]));
+                V::store_span(tile.y + (b * kQ + q) * pixels, tile.limit, spans[v], activate_lanes<V>(tile.conv.act, acc[q][v]));
         }
     }
 
     // Full tiles, but 2 + 2 vectors rather than 3 + 1; where masked loads cost something, a partial last vector goes alone.
-    static int32_t tile_vectors(const Layout& l, int32_t vector) {
-        const bool alone = !V::kFreeMask && !l.planes.copied && l.planes.positions % kLanes != 0;
-        const int32_t left = l.vectors - vector - (alone ? 1 : 0);
+    static int32_t tile_vectors(const Tile& tile, int32_t vector) {
+        const Layout& l = tile.layout;
+        const bool last = tile.part.vectors_end == l.vectors && l.planes.positions % kLanes != 0;
+        const bool alone = last && !V::kFreeMask && !l.planes.copied;
+        const int32_t left = tile.part.vectors_end - vector - (alone ? 1 : 0);
         if (left <= 0) return 1;
         return left == kMaxV + 1 && kMaxV > 2 ? kMaxV - 1 : left < kMaxV ? left : kMaxV;
     }
 
-    static void run_tile(const Tile& tile, int32_t b, int32_t vector, int32_t count, int32_t live) {
+    static void run_tile(const Tile& tile, int32_t b, int32_t vector, int32_t count) {
+        const int32_t live = tile.layout.planes.positions - (vector + count - 1) * kLanes;
         const bool part = live < kLanes && !tile.layout.planes.copied;
         if (part && count == 1) run_tile<1, true>(tile, b, vector, live);
         else if (part && count == 2) run_tile<2, V::kFreeMask>(tile, b, vector, live);
@@ -205,24 +210,30 @@ struct Direct {
         else run_tile<kMaxV, false>(tile, b, vector, live);
     }
 
-    static void run(const Conv2dF32& c, const void* prepared, const float* x, float* y, void* scratch) {
+    static void pack(const Conv2dF32& c, const void*, const float* x, void* scratch, Share share) {
+        const Planes p = planes_of(c);
+        if (!p.copied) return;
+        for (int32_t i = 0; i < c.c_in; ++i)
+            fill_plane(p, reinterpret_cast<const uint32_t*>(x) + static_cast<int64_t>(i) * c.h * c.w, 0,
+                       static_cast<uint32_t*>(scratch) + static_cast<int64_t>(i) * p.size, share);
+    }
+
+    static void compute(const Conv2dF32& c, const void* prepared, const float* x, float* y, const void* scratch, Share share) {
         const Layout l = layout_of(c);
-        if (l.planes.copied) {
-            for (int32_t p = 0; p < c.c_in; ++p)
-                fill_plane(l.planes, reinterpret_cast<const uint32_t*>(x) + static_cast<int64_t>(p) * c.h * c.w, 0,
-                           static_cast<uint32_t*>(scratch) + static_cast<int64_t>(p) * l.planes.size);
-            x = static_cast<const float*>(scratch);
-        }
-        const Tile tile{c, l, static_cast<const char*>(prepared), x, y};
-        const auto live = [&](int32_t vector, int32_t count) { return l.planes.positions - (vector + count - 1) * kLanes; };
+        const char* base = static_cast<const char*>(prepared);
         constexpr size_t kCacheBytes = 512 * 1024;      // half of a common L2: larger weights are read once, block by block
-        if (l.total - l.weights > kCacheBytes) {
-            for (int32_t b = 0; b < l.blocks; ++b)
-                for (int32_t v = 0, n; v < l.vectors; v += n) n = tile_vectors(l, v), run_tile(tile, b, v, n, live(v, n));
+        const bool large = l.total - l.weights > kCacheBytes;
+        const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, large);
+        const OutputSpan* spans = reinterpret_cast<const OutputSpan*>(base + l.span);
+        const int64_t limit = part.vectors_end < l.vectors ? spans[part.vectors_end].out : static_cast<int64_t>(c.h_out) * c.w_out;
+        const Tile tile{c, l, base, l.planes.copied ? static_cast<const float*>(scratch) : x, y, part, limit};
+        if (large) {
+            for (int32_t b = part.block; b < part.blocks_end; ++b)
+                for (int32_t v = part.vector, n; v < part.vectors_end; v += n) run_tile(tile, b, v, n = tile_vectors(tile, v));
         } else {
-            for (int32_t v = 0, n; v < l.vectors; v += n) {
-                n = tile_vectors(l, v);
-                for (int32_t b = 0; b < l.blocks; ++b) run_tile(tile, b, v, n, live(v, n));
+            for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+                n = tile_vectors(tile, v);
+                for (int32_t b = part.block; b < part.blocks_end; ++b) run_tile(tile, b, v, n);
             }
         }
     }

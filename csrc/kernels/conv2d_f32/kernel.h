@@ -7,6 +7,7 @@
 #include <span>
 
 #include "../activation.h"
+#include "../share.h"
 
 namespace edgenas {
 
@@ -19,7 +20,7 @@ struct Conv2dF32 {
     Activation act;
 };
 
-// As Variant in conv2d/kernel.h: prepared and scratch are 64-byte aligned.
+// As Variant in conv2d/kernel.h: prepared and scratch are 64-byte aligned, and a run is two phases by shares.
 struct VariantF32 {
     const char* name;
     uint32_t needs;
@@ -27,7 +28,8 @@ struct VariantF32 {
     size_t (*prepared_bytes)(const Conv2dF32&);
     void (*prepare)(const Conv2dF32&, void* prepared);
     size_t (*scratch_bytes)(const Conv2dF32&);
-    void (*run)(const Conv2dF32&, const void* prepared, const float* x, float* y, void* scratch);
+    void (*pack)(const Conv2dF32&, const void* prepared, const float* x, void* scratch, Share);
+    void (*compute)(const Conv2dF32&, const void* prepared, const float* x, float* y, const void* scratch, Share);
 };
 
 std::span<const VariantF32> conv2d_f32_variants();      // fastest first, last row "reference"

@@ -26,14 +26,17 @@ size_t prepared_bytes(const Conv2dF32&) { return 0; }
 void prepare(const Conv2dF32&, void*) {}
 size_t scratch_bytes(const Conv2dF32&) { return 0; }
 
-void run(const Conv2dF32& c, const void*, const float* x, float* y, void*) {
-    for (int32_t co = 0; co < c.c_out; ++co)
+void pack(const Conv2dF32&, const void*, const float*, void*, Share) {}
+
+void compute(const Conv2dF32& c, const void*, const float* x, float* y, const void*, Share share) {
+    y += static_cast<int64_t>(begin_of(share, c.c_out)) * c.h_out * c.w_out;
+    for (int32_t co = begin_of(share, c.c_out); co < end_of(share, c.c_out); ++co)
         for (int32_t yo = 0; yo < c.h_out; ++yo)
             for (int32_t xo = 0; xo < c.w_out; ++xo) *y++ = output(c, x, co, yo, xo);
 }
 
 }  // namespace
 
-const VariantF32 kConv2dF32Reference{"reference", 0, supports, prepared_bytes, prepare, scratch_bytes, run};
+const VariantF32 kConv2dF32Reference{"reference", 0, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas
