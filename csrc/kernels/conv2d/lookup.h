@@ -1,4 +1,4 @@
-// Layers of at most 2-bit weights and codes, prepared for the table lookup kernels (lookup_avx512.cpp, w2a2_avx2.cpp).
+// Layers of at most 2-bit weights and codes, prepared for the table lookup kernels (lookup_avx512.cpp, lookup_avx2.cpp).
 //
 // Codes of several input channels at one pixel share a byte: the index. The weights that meet them select one row of a small
 // table whose entry `index` is their dot product, raised by a constant so that it is never negative. One byte shuffle per (row,

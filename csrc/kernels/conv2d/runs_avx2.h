@@ -1,4 +1,4 @@
-// The inner loop of the AVX2 lookup kernel (w2a2_avx2.cpp): the runs of one segment (lookup_runs.h) for two pairs of channels at V
+// The inner loop of the AVX2 lookup kernel (lookup_avx2.cpp): the runs of one segment (lookup_runs.h) for two pairs of channels at V
 // vectors of 32 positions. Internal linkage: only files compiled for AVX2 may include it.
 //
 // Assembly, because the loop needs all 16 registers and compilers spill some of them in its middle, which halves the speed:

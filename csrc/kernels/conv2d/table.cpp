@@ -8,7 +8,7 @@ std::span<const Variant> conv2d_variants() {
 #if defined(__x86_64__)
         kConv2dLookupAvx512,
         kConv2dAvx512,
-        kConv2dW2A2Avx2,
+        kConv2dLookupAvx2,
         kConv2dAvx2,
 #endif
         kConv2dReference,

@@ -4,17 +4,13 @@
 // Lanes are 32 consecutive output positions. One vpshufb looks up 32 indices for two output channels at once: 128 or 256
 // multiply-adds. lookup_runs.h says how what it finds is added, runs_avx2.h is the loop. A tile is 4 output channels x up to 2
 // vectors.
-#include <algorithm>
-
-#include "finish_avx2.h"
-#include "lookup.h"
+#include "lookup_pack_avx2.h"
 #include "runs_avx2.h"
 #include "variants.h"
 
 namespace edgenas {
 namespace {
 
-constexpr int32_t kIndexBits = 4;
 constexpr int32_t kQ = kRunChannels;        // output channels of a block
 constexpr int32_t kMaxV = 2;                // vectors of a tile
 constexpr int32_t kLanes = 32;
@@ -38,70 +34,12 @@ constexpr int32_t kLeastPositions = 20;
 bool supports(const Conv2d& c) { return lookup_fits(c, kLeastPositions); }
 size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
 void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kIndexBits).total); }
-
-inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-
-// 8 pixels of one group of C4 planes, folded as lookup.h says.
-inline __m256i pack_pixels(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, __m256i live, int64_t left) {
-    __m256i codes = _mm256_setzero_si256();
-    for (int32_t s = 0; s < planes; ++s) {
-        const uint8_t* from = c4 + s * pixels * 4;
-        const __m256i in = left >= 8 ? load256(from)
-                                     : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first_lanes(static_cast<int32_t>(left)));
-        codes = _mm256_or_si256(codes, _mm256_slli_epi32(in, s * bits));
-    }
-    codes = _mm256_and_si256(codes, live);
-    const int32_t used = planes * bits, spare = kIndexBits - used;
-    switch (lookup_fold(kIndexBits, used)) {
-        case 1: codes = _mm256_or_si256(codes, _mm256_srli_epi32(codes, 7)); return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 14));
-        case 2: return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 16 - used));
-        case 3: {
-            __m256i folded = codes;
-            for (int32_t k = 0; k < 3; ++k) {
-                const __m256i moved = _mm256_srli_epi32(codes, 24 + k * spare - 8 * k - used);
-                folded = _mm256_or_si256(folded, _mm256_and_si256(moved, _mm256_set1_epi32(((1 << spare) - 1) << (8 * k + used))));
-            }
-            return folded;
-        }
-        default: return codes;
-    }
-}
-
-// One group of C4 planes becomes up to four byte planes.
-void pack_group(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, uint32_t live, int64_t stride, uint8_t* packed) {
-    const __m256i low = _mm256_set1_epi16(0x00FF), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const int32_t folded = lookup_fold(kIndexBits, planes * bits);
-    for (int64_t at = 0; at < pixels; at += kLanes) {
-        __m256i even[4], odd[4];            // bytes 0 and 2, 1 and 3 of 8 pixels as uint16
-        for (int i = 0; i < 4; ++i) {
-            const int64_t left = std::clamp<int64_t>(pixels - at - 8 * i, 0, 8);
-            const __m256i codes = pack_pixels(c4 + (left > 0 ? 4 * (at + 8 * i) : 0), pixels, planes, bits,
-                                              _mm256_set1_epi32(static_cast<int32_t>(live)), left);
-            even[i] = _mm256_and_si256(codes, low), odd[i] = _mm256_srli_epi16(codes, 8);
-        }
-        // Bytes (plane 0, plane 2) or (1, 3) of positions; 128-bit halves hold 0-3, 8-11 | 4-7, 12-15 and the same from 16 on.
-        for (int i = 0; i < 4 && i < folded; ++i) {
-            const __m256i(&from)[4] = i % 2 == 0 ? even : odd;
-            const __m256i a = _mm256_packus_epi16(from[0], from[1]), b = _mm256_packus_epi16(from[2], from[3]);
-            const __m256i plane = i < 2 ? _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low))
-                                        : _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-            store256(packed + i * stride + at, _mm256_permutevar8x32_epi32(plane, order));
-        }
-    }
-}
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(pack_scratch(c, byte_planes_of(c)).total); }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = lookup_scratch(c, l.planes, kIndexBits).packed_stride;
-    uint8_t* packed = static_cast<uint8_t*>(scratch);
-    const int32_t bits = l.code_bits, group = kIndexBits / bits, c4 = (c.c_in + 3) / 4, groups = (c4 + group - 1) / group;
-    const int32_t first = begin_of(share, groups), last = end_of(share, groups);
-    for (int32_t t = first, g = t * group; t < last; ++t, g += group)
-        pack_group(x + g * pixels * 4, pixels, std::min(group, c4 - g), bits,
-                   lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * g)), stride, packed + 4 * t * stride);
-    place_planes(c, l, 4 * first, 4 * last, packed);
+    const int32_t groups = (l.byte_planes + 3) / 4;
+    for (int32_t t = begin_of(share, groups); t < end_of(share, groups); ++t) pack_group(c, l, x, t, static_cast<uint8_t*>(scratch));
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][16]; even sums still contain 256 * odd.
@@ -271,7 +209,7 @@ void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, con
     const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, false);
     const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
     const int64_t limit = store_limit(lookup_part<OutputSpan>(l, l.span), part.vectors_end, l.vectors, 4, pixels);
-    const Job job{c, l, placed_planes(c, l, scratch), y, limit};
+    const Job job{c, l, static_cast<const uint8_t*>(scratch) + pack_scratch(c, l.planes).planes, y, limit};
     for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
         n = part.vectors_end - v >= kMaxV ? kMaxV : 1;
         for (int32_t b = part.block; b < part.blocks_end; ++b) {
@@ -283,6 +221,6 @@ void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, con
 
 }  // namespace
 
-const Variant kConv2dW2A2Avx2{"w2a2_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
+const Variant kConv2dLookupAvx2{"lookup_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas
