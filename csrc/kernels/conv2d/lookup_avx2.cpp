@@ -38,8 +38,9 @@ size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(pack_scratch(
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    const int32_t groups = (l.byte_planes + 3) / 4;
-    for (int32_t t = begin_of(share, groups); t < end_of(share, groups); ++t) pack_group(c, l, x, t, static_cast<uint8_t*>(scratch));
+    const int32_t groups = (l.byte_planes + 3) / 4, first = begin_of(share, groups);
+    uint8_t *to = static_cast<uint8_t*>(scratch), *buffer = to + first * pack_scratch(c, l.planes).group;    // one for all its groups
+    for (int32_t t = first; t < end_of(share, groups); ++t) pack_group(c, l, x, t, buffer, to);
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][16]; even sums still contain 256 * odd.

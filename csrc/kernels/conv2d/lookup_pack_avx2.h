@@ -1,8 +1,7 @@
-// From C4 codes to the padded byte planes of lookup.h, for AVX2: a few rows at a time are packed into a small buffer that stays in
-// L1, and from there brought into place. Internal linkage: only files compiled for AVX2 may include it.
+// From C4 codes to the padded byte planes of lookup.h, for AVX2: a few rows at a time are packed into a buffer, and from there
+// brought into place by whole aligned vectors. Internal linkage: only files compiled for AVX2 may include it.
 #pragma once
 #include <algorithm>
-#include <cstring>
 
 #include "finish_avx2.h"
 #include "lookup.h"
@@ -58,9 +57,23 @@ inline __m256i pack_8(const PackGroup& g, int64_t at) {
     return fold<kC4 * kBits>(_mm256_and_si256(codes, _mm256_set1_epi32(static_cast<int32_t>(g.live))));
 }
 
-// Writes whole vectors of 32 pixels to the byte planes, which have the distance `stride`.
+// Where packed pixels go: byte planes have the distance `stride`. At stride 2 even pixels go there, odd ones to `odd`.
+struct PackBuffer {
+    uint8_t *even, *odd;
+    int64_t stride;
+};
+
+inline void store_packed(const PackBuffer& to, int64_t at, __m256i bytes) {
+    if (to.odd == nullptr) return store256(to.even + at, bytes);
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const __m256i split = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order)), 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.even + at / 2), _mm256_castsi256_si128(split));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.odd + at / 2), _mm256_extracti128_si256(split, 1));
+}
+
+// Packs whole vectors of 32 pixels.
 template <int kC4, int kBits>
-void pack_pixels(const PackGroup& g, int64_t pixels, int64_t stride, uint8_t* to) {
+void pack_pixels(const PackGroup& g, int64_t pixels, const PackBuffer& to) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t at = 0; at < pixels; at += 32) {
         __m256i part[4];                    // 4 pixels of each byte in turn (to_c4 is its own inverse)
@@ -70,11 +83,12 @@ void pack_pixels(const PackGroup& g, int64_t pixels, int64_t stride, uint8_t* to
         const __m256i plane[4] = {_mm256_unpacklo_epi64(low01, low23), _mm256_unpackhi_epi64(low01, low23),
                                   _mm256_unpacklo_epi64(high01, high23), _mm256_unpackhi_epi64(high01, high23)};
         for (int i = 0; i < lookup_fold(kIndexBits, kC4 * kBits); ++i)
-            store256(to + i * stride + at, _mm256_permutevar8x32_epi32(plane[i], order));
+            store_packed({to.even + i * to.stride, to.odd == nullptr ? nullptr : to.odd + i * to.stride, 0}, at,
+                         _mm256_permutevar8x32_epi32(plane[i], order));
     }
 }
 
-using PackFn = void (*)(const PackGroup&, int64_t pixels, int64_t stride, uint8_t* to);
+using PackFn = void (*)(const PackGroup&, int64_t pixels, const PackBuffer&);
 
 PackFn pack_function(int32_t c4, int32_t bits) {
     if (bits == 2) return c4 == 1 ? pack_pixels<1, 2> : pack_pixels<2, 2>;
@@ -82,108 +96,129 @@ PackFn pack_function(int32_t c4, int32_t bits) {
     return kBinary[c4 - 1];
 }
 
-// A row of a plane that is written from left to right: what a vector leaves behind its end is overwritten by what follows, and
-// nothing is written from `end` on.
-struct RowWriter {
-    uint8_t *at, *end;
-    void put(__m256i bytes, int64_t count) {
-        if (at + 32 <= end) {
-            store256(at, bytes);
-        } else if (at < end) {
-            alignas(32) uint8_t some[32];
-            store256(some, bytes);
-            std::memcpy(at, some, static_cast<size_t>(end - at));
-        }
-        at += count;
-    }
-    void put_all(const uint8_t* from, int64_t count) {
-        for (; count > 0; from += 32, count -= 32) put(load256(from), std::min<int64_t>(count, 32));
-    }
-    // Every other byte; reads up to 63 bytes past the last one.
-    void put_alternate(const uint8_t* from, int64_t count) {
-        const __m256i low = _mm256_set1_epi16(0x00FF);
-        for (; count > 0; from += 64, count -= 32) {
-            const __m256i pairs = _mm256_packus_epi16(_mm256_and_si256(load256(from), low), _mm256_and_si256(load256(from + 32), low));
-            put(_mm256_permute4x64_epi64(pairs, 0xD8), std::min<int64_t>(count, 32));
-        }
-    }
-    void fill(__m256i outside, int64_t count) {
-        for (; count > 0; count -= 32) put(outside, std::min<int64_t>(count, 32));
-    }
+// One phase plane of every byte plane of a group, and how far it is filled: a row of it holds `left` bytes outside the image,
+// `count` pixels, and again bytes outside. Row r is image row step * r + first.
+struct Placement {
+    int32_t left, count, step, first;
+    int32_t at, row, column;                // the next 32 bytes; where they start, rows counted from -1
+    const uint8_t* from;                    // packed pixels of column `left` of image row 0
+    uint8_t* to;
 };
 
-// Image row y into its padded place.
-void place_row(const Planes& p, const uint8_t* row, int32_t y, __m256i outside, uint8_t* plane) {
-    if (p.stride == 1) {
-        RowWriter to{plane + static_cast<int64_t>(y + p.pad) * p.row + p.pad, plane + p.phase_size};
-        to.put_all(row, p.w);
-        return to.fill(outside, p.pad);
-    }
-    const int32_t py = (y + p.pad) % 2, r = (y + p.pad) / 2;
-    if (py >= p.phases || r >= p.rows) return;
-    for (int32_t px = 0; px < p.phases; ++px) {
-        uint8_t* phase = plane + (py * p.phases + px) * static_cast<int64_t>(p.phase_size);
-        RowWriter to{phase + static_cast<int64_t>(r) * p.row, phase + p.phase_size};
-        const int32_t x = (px + p.pad) % 2, left = std::min((x + p.pad) / 2, p.row), count = std::clamp((p.w - x + 1) / 2, 0, p.row - left);
-        to.fill(outside, left);
-        to.put_alternate(row + x, count);
-        to.fill(outside, p.row - left - count);
-    }
+// What place_rows knows of the layer and the group.
+struct PlaceGroup {
+    const Planes& planes;
+    int64_t pitch, stride;                  // of the packed pixels: from row to row, from byte plane to byte plane
+    const uint8_t* outside;
+};
+
+inline __m256i lanes_between(int32_t low, int32_t high) {
+    const __m256i lane = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
+                                          27, 28, 29, 30, 31);
+    const __m256i from = _mm256_set1_epi8(static_cast<char>(std::max(low, 0) - 1)), to = _mm256_set1_epi8(static_cast<char>(std::min(high, 32)));
+    return _mm256_and_si256(_mm256_cmpgt_epi8(lane, from), _mm256_cmpgt_epi8(to, lane));
 }
 
-// The rows above and below the image, after its own.
-void place_outside(const Planes& p, uint8_t outside, uint8_t* plane) {
-    const auto fill = [&](uint8_t* at, int64_t count) { if (count > 0) std::memset(at, outside, static_cast<size_t>(count)); };
-    if (p.stride == 1) {
-        const int64_t head = static_cast<int64_t>(p.pad) * p.row + p.pad, body = head + static_cast<int64_t>(p.h) * p.row;
-        fill(plane, head);
-        return fill(plane + body, p.phase_size - body);
-    }
-    for (int32_t phase = 0; phase < p.phases * p.phases; ++phase)
-        for (int32_t r = 0; r < p.rows; ++r) {
-            const int32_t y = 2 * r + phase / p.phases - p.pad;
-            if (y < 0 || y >= p.h) fill(plane + phase * static_cast<int64_t>(p.phase_size) + static_cast<int64_t>(r) * p.row, p.row);
+// Writes as many vectors as the first `ready` image rows allow.
+template <int kBytePlanes>
+void place_rows(const PlaceGroup& g, int32_t ready, Placement& p) {
+    const int32_t width = g.planes.row, h = g.planes.h;
+    for (; p.at < g.planes.phase_size; p.at += 32) {
+        const int32_t last = p.step * (p.row + (p.column + 31) / width) + p.first;
+        if (last >= ready && ready < h) return;
+        __m256i bytes[kBytePlanes];
+        for (int i = 0; i < kBytePlanes; ++i) bytes[i] = _mm256_set1_epi8(static_cast<char>(g.outside[i]));
+        int32_t y = p.step * p.row + p.first;
+        for (int32_t low = p.left - p.column; low < 32; low += width, y += p.step) {
+            const int32_t high = low + p.count;
+            if (y < 0 || y >= h || high <= 0) continue;
+            const uint8_t* from = p.from + y * g.pitch - low;
+            if (low <= 0 && high >= 32) {
+                for (int i = 0; i < kBytePlanes; ++i) bytes[i] = load256(from + i * g.stride);
+                break;
+            }
+            const __m256i lanes = lanes_between(low, high);
+            for (int i = 0; i < kBytePlanes; ++i) bytes[i] = _mm256_blendv_epi8(bytes[i], load256(from + i * g.stride), lanes);
         }
+        for (int i = 0; i < kBytePlanes; ++i) store256(p.to + i * static_cast<int64_t>(g.planes.size) + p.at, bytes[i]);
+        for (p.column += 32; p.column >= width; p.column -= width) ++p.row;
+    }
 }
 
-// Scratch: a buffer of kBatch pixels and more for each group, then the planes; only the planes where nothing is padded.
+void place_rows(const PlaceGroup& g, int32_t byte_planes, int32_t ready, Placement& p) {
+    switch (byte_planes) {
+        case 1: return place_rows<1>(g, ready, p);
+        case 2: return place_rows<2>(g, ready, p);
+        case 3: return place_rows<3>(g, ready, p);
+        default: return place_rows<4>(g, ready, p);
+    }
+}
+
+// The phase planes in order; returns how many. At stride 1 rows start `pad` bytes late (planes.h).
+int32_t placements_of(const Planes& p, const PackBuffer& from, uint8_t* to, Placement (&all)[4]) {
+    if (p.stride == 1) {
+        const int32_t row = p.pad > 0 ? -1 : 0;
+        all[0] = {0, p.w, 1, -p.pad, 0, row, row < 0 ? p.row - p.pad : 0, from.even, to};
+        return 1;
+    }
+    for (int32_t phase = 0; phase < p.phases * p.phases; ++phase) {
+        const int32_t px = phase % p.phases, x = (px + p.pad) % 2, left = std::min((x + p.pad) / 2, p.row);
+        all[phase] = {left, std::clamp((p.w - x + 1) / 2, 0, p.row - left), 2, phase / p.phases - p.pad, 0, 0, 0,
+                      x == 0 ? from.even : from.odd, to + static_cast<int64_t>(phase) * p.phase_size};
+    }
+    return p.phases * p.phases;
+}
+
+// Scratch: a buffer for each group, then the planes; only the planes where nothing is padded.
 struct PackScratch {
-    int64_t buffer_stride, planes, total;
+    int64_t odd, stride, group, planes, total;          // of a buffer: odd pixels, distance of byte planes, size
 };
+
+constexpr int64_t kAround = 64;             // read and written before and behind the pixels of a buffer
 
 PackScratch pack_scratch(const Conv2d& c, const Planes& p) {
-    constexpr int64_t kPast = 128, kSlack = 256;        // read and written past the last pixel
+    constexpr int64_t kSlack = 256;
     const int64_t byte_planes = lookup_byte_planes(kIndexBits, lookup_code_bits(c), c.c_in), groups = (byte_planes + 3) / 4;
-    const int64_t batch = std::max(kBatch, c.w);
-    PackScratch s{p.copied ? (batch + kPast + 63) / 64 * 64 : p.size, 0, 0};
-    s.planes = p.copied ? groups * 4 * s.buffer_stride : 0;
+    PackScratch s{};
+    const int64_t columns = p.stride == 1 ? c.w : (c.w + 1) / 2;
+    s.odd = p.copied ? (c.h * columns + 2 * kAround + 63) / 64 * 64 : 0;
+    s.stride = p.copied ? s.odd * p.stride : p.size;
+    s.group = p.copied ? 4 * s.stride : 0;
+    s.planes = groups * s.group;
     s.total = s.planes + (byte_planes + 3) * p.size + kSlack;
     return s;
 }
 
-// Group t into its place.
-void pack_group(const Conv2d& c, const Lookup& l, const uint8_t* x, int32_t t, uint8_t* scratch) {
+// Rows y .. y + rows - 1 of a group, all in one where rows follow each other in the buffer without a gap.
+void pack_rows(const Conv2d& c, PackFn pack, const PackGroup& all, int32_t y, int32_t rows, const PackBuffer& to) {
+    const bool apart = to.odd != nullptr && c.w % 2 != 0;
+    const int64_t pixels = apart ? c.w : static_cast<int64_t>(rows) * c.w, pitch = to.odd == nullptr ? c.w : (c.w + 1) / 2;
+    for (int32_t end = y + rows; y < end; y += apart ? 1 : rows) {
+        const int64_t before = static_cast<int64_t>(y) * c.w;
+        pack({all.c4 + 4 * before, all.plane_bytes, all.left - before, all.live}, pixels,
+             {to.even + y * pitch, to.odd == nullptr ? nullptr : to.odd + y * pitch, to.stride});
+    }
+}
+
+// Group t into its place, by way of the buffer at `buffer`.
+void pack_group(const Conv2d& c, const Lookup& l, const uint8_t* x, int32_t t, uint8_t* buffer, uint8_t* scratch) {
     const Planes& p = l.planes;
     const PackScratch s = pack_scratch(c, p);
-    const int32_t bits = l.code_bits, group = kIndexBits / bits, first = t * group;
-    const int32_t c4 = std::min(group, (c.c_in + 3) / 4 - first), byte_planes = lookup_fold(kIndexBits, c4 * bits);
+    const int32_t bits = l.code_bits, group = kIndexBits / bits, first = t * group, c4 = std::min(group, (c.c_in + 3) / 4 - first);
     const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    PackGroup g{x + first * pixels * 4, pixels * 4, pixels, lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * first))};
+    const PackGroup g{x + first * pixels * 4, pixels * 4, pixels, lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * first))};
     const PackFn pack = pack_function(c4, bits);
-    if (!p.copied) return pack(g, pixels, p.size, scratch + s.planes + 4 * t * static_cast<int64_t>(p.size));
-    uint8_t *buffer = scratch + 4 * t * s.buffer_stride, *planes = scratch + s.planes + 4 * t * static_cast<int64_t>(p.size);
-    const uint8_t* outside = lookup_part<uint8_t>(l, l.outside) + 4 * t;
-    const int32_t batch = std::max(kBatch / c.w, 1);
+    uint8_t* planes = scratch + s.planes + 4 * t * static_cast<int64_t>(p.size);
+    if (!p.copied) return pack(g, pixels, {planes, nullptr, s.stride});
+    const PackBuffer to{buffer + kAround, p.stride == 1 ? nullptr : buffer + s.odd + kAround, s.stride};
+    Placement phases[4];
+    const int32_t count = placements_of(p, to, planes, phases), batch = std::max(kBatch / c.w, 1);
+    const PlaceGroup place{p, p.stride == 1 ? c.w : (c.w + 1) / 2, s.stride, lookup_part<uint8_t>(l, l.outside) + 4 * t};
     for (int32_t y = 0; y < c.h; y += batch) {
         const int32_t rows = std::min(batch, c.h - y);
-        pack(g, static_cast<int64_t>(rows) * c.w, s.buffer_stride, buffer);
-        g.c4 += static_cast<int64_t>(rows) * c.w * 4, g.left -= static_cast<int64_t>(rows) * c.w;
-        for (int32_t i = 0; i < byte_planes; ++i)
-            for (int32_t r = 0; r < rows; ++r)
-                place_row(p, buffer + i * s.buffer_stride + static_cast<int64_t>(r) * c.w, y + r,
-                          _mm256_set1_epi8(static_cast<char>(outside[i])), planes + i * static_cast<int64_t>(p.size));
+        pack_rows(c, pack, g, y, rows, to);
+        for (int32_t i = 0; i < count; ++i) place_rows(place, lookup_fold(kIndexBits, c4 * bits), y + rows, phases[i]);
     }
-    for (int32_t i = 0; i < byte_planes; ++i) place_outside(p, outside[i], planes + i * static_cast<int64_t>(p.size));
 }
 
 }  // namespace
