@@ -162,7 +162,8 @@ void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
         if (block.extra[kQ] > block.extra[0]) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
     }
     const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
-    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree)}, job.y);
+    const FloatScale* scales = d.scaled ? dense_part<FloatScale>(d, d.scale) : nullptr;
+    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree), scales}, job.y);
 }
 
 // The vectors from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.

@@ -135,7 +135,7 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
     if (!l.fast) {
         alignas(32) int32_t wide[kQ][kLanes];
         for (int q = 0; q < kQ; ++q) spread(sums[q * stride], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
-        return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree)}, at.y);
+        return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree), nullptr}, at.y);
     }
     __m256i code[kQ];
     if (lookup_part<SumReach>(l, l.reach)[b] != SumReach::kFar) {
