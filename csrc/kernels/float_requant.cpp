@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <utility>
 
 namespace edgenas {
@@ -25,14 +26,14 @@ struct Ascending {
 
 }  // namespace
 
-bool float_scale(const Requant& r, int32_t c, int64_t largest, FloatScale& scale) {
+bool float_scale(const Requant& r, int32_t c, int64_t start, int64_t largest, FloatScale& scale) {
     constexpr int64_t kExact = 1 << 24;         // sums up to here are floats
     constexpr double kFar = 1 << 30;            // and results up to here are int32
     constexpr int64_t kLargestBias = int64_t{1} << 62;
-    if (largest >= kExact || r.bias[c] > kLargestBias || r.bias[c] < -kLargestBias) return false;
+    if (largest >= kExact || std::abs(start) >= kExact || r.bias[c] > kLargestBias || r.bias[c] < -kLargestBias) return false;
     const int64_t low = r.kind == Epilogue::kTable ? 0 : r.lo, high = r.kind == Epilogue::kTable ? r.table_size - 1 : r.hi;
     const int32_t sign = r.multiplier[c] < 0 ? -1 : 1;
-    const Ascending f{sign * static_cast<int64_t>(r.multiplier[c]), r.bias[c], r.shift};
+    const Ascending f{sign * static_cast<int64_t>(r.multiplier[c]), r.bias[c] + start * r.multiplier[c], r.shift};
     if (std::fabs(f.real(-largest)) > kFar || std::fabs(f.real(largest)) > kFar) return false;
     std::vector<std::pair<int64_t, int64_t>> steps;             // (code, first sum that has it)
     double up = 1, down = 1;                                    // room of the offset

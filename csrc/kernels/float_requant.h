@@ -15,7 +15,8 @@ struct FloatScale {
     float factor, offset;
 };
 
-// Of channel c, whose sums lie in -largest .. largest; kLinear or kTable. Returns false where no offset was proven right.
-bool float_scale(const Requant&, int32_t c, int64_t largest, FloatScale&);
+// Of channel c, for sums in -largest .. largest that the definition is to see raised by `start`; kLinear or kTable. Returns false
+// where no offset was proven right.
+bool float_scale(const Requant&, int32_t c, int64_t start, int64_t largest, FloatScale&);
 
 }  // namespace edgenas

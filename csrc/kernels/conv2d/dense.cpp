@@ -127,7 +127,7 @@ bool append_scales(const Conv2d& c, const Unpacked& u, int32_t first, std::vecto
         const int32_t co = first + static_cast<int32_t>(q);
         FloatScale scale{0, 0};
         const int64_t largest = static_cast<int64_t>(u.sizes[q]) * ((1 << c.abits) - 1);
-        if (proven && co < c.c_out) proven = float_scale(c.requant, co, largest, scale);
+        if (proven && co < c.c_out) proven = float_scale(c.requant, co, -c.zero_point * u.sums[q], largest, scale);
         scales.push_back(scale);
     }
     return proven;
@@ -171,6 +171,7 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
         parts.weights.insert(parts.weights.end(), u.weights.begin(), u.weights.end());
         parts.blocks.push_back(block);
     }
+    if (shape.saturating && parts.scaled) std::fill(parts.starts.begin(), parts.starts.end(), 0);
     if (shape.saturating) parts.trees = threshold_trees(c, static_cast<int32_t>(parts.starts.size()));
     return parts;
 }

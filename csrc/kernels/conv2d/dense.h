@@ -41,7 +41,7 @@ struct Dense {
     Planes planes;
     int32_t vectors, blocks;
     bool narrow;                    // int16 sums with flush points, instead of int32 sums with extras
-    bool scaled;                    // every channel has a FloatScale
+    bool scaled;                    // every channel has a FloatScale, which replaces its start
     int64_t block, tap, start, span, table, tree, scale, flush, extra, weights, total;
 };
 

@@ -63,14 +63,16 @@ inline __m256i to_c4(__m256i by_channel) {
     return _mm256_shuffle_epi8(by_channel, _mm256_broadcastsi128_si256(order));
 }
 
+inline __m256i float_scaled(const FloatScale& scale, __m256i acc) {
+    const __m256 product = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps(scale.factor), _mm256_set1_ps(scale.offset));
+    return _mm256_cvtps_epi32(product);
+}
+
 // One channel's value before the channels are packed: a code, clipped later by saturation, or a table index. scales: those of all
 // channels (float_requant.h), or null where they are not proven.
 template <Epilogue kKind>
 inline __m256i value_of(const Requant& r, const int32_t* trees, const FloatScale* scales, int32_t c, __m256i acc) {
-    if (kKind != Epilogue::kThreshold && scales != nullptr) {
-        const __m256 factor = _mm256_set1_ps(scales[c].factor), offset = _mm256_set1_ps(scales[c].offset);
-        return _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), factor, offset));
-    }
+    if (kKind != Epilogue::kThreshold && scales != nullptr) return float_scaled(scales[c], acc);
     if constexpr (kKind == Epilogue::kThreshold)
         return r.levels <= 4 ? few_thresholds(r, c, acc) : threshold_walk(r, trees + c * kTreeSize, c, acc);
     else return scaled(r, c, acc, kKind == Epilogue::kTable ? r.table_size - 1 : 255);
