@@ -13,7 +13,7 @@ struct Ascending {
     int64_t multiplier, bias;
     int32_t shift;
     int64_t code(int64_t s) const { return (s * multiplier + bias) >> shift; }
-    double real(int64_t s) const { return (static_cast<double>(s) * static_cast<double>(multiplier) + static_cast<double>(bias)) * std::ldexp(1.0, -shift); }
+    double real(int64_t s) const { return std::ldexp(static_cast<double>(s * multiplier + bias), -shift); }
     // The first s in (low, high] with code(s) >= k; code(low) < k <= code(high).
     int64_t first(int64_t k, int64_t low, int64_t high) const {
         while (high - low > 1) {
@@ -45,10 +45,12 @@ bool float_scale(const Requant& r, int32_t c, int64_t start, int64_t largest, Fl
         steps.emplace_back(k, s);
         before = s - 1;
     }
-    const double factor = std::ldexp(static_cast<double>(f.multiplier), -r.shift), offset = std::ldexp(static_cast<double>(f.bias), -r.shift);
+    const double factor = std::ldexp(static_cast<double>(f.multiplier), -r.shift);
+    const double offset = std::ldexp(static_cast<double>(f.bias), -r.shift);
     scale = {static_cast<float>(sign * factor), static_cast<float>(offset - 0.5 + (up - down) / 2)};
     const auto code = [&](int64_t s) {
-        return std::clamp(static_cast<int64_t>(std::nearbyint(std::fma(static_cast<float>(sign * s), scale.factor, scale.offset))), low, high);
+        const float value = std::nearbyint(std::fma(static_cast<float>(sign * s), scale.factor, scale.offset));
+        return std::clamp(static_cast<int64_t>(value), low, high);
     };
     const auto same = [&](int64_t s) { return code(s) == std::clamp(f.code(s), low, high); };
     return same(-largest) && same(largest) && std::all_of(steps.begin(), steps.end(), [&](const auto& step) {

@@ -79,9 +79,10 @@ inline __m256i level_codes(const ByteLevels& l, bool binary, __m256i x) {
 // The same from widened sums.
 inline __m256i level_codes(const ByteLevels& l, bool binary, const Widened& sums) {
     const EvenOdd s = load_sums(sums);
-    const __m256i middle = splat(l.middle), order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    const __m128i order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    const __m256i middle = splat(l.middle);
     const __m256i x = _mm256_packs_epi16(_mm256_sub_epi16(s.even, middle), _mm256_sub_epi16(s.odd, middle));
-    return level_codes(l, binary, _mm256_shuffle_epi8(x, order));
+    return level_codes(l, binary, _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(order)));
 }
 
 // The same by comparing 16-bit sums with thresholds of any distance.
