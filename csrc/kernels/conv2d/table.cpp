@@ -6,6 +6,7 @@ namespace edgenas {
 std::span<const Variant> conv2d_variants() {
     static const Variant kVariants[] = {
 #if defined(__x86_64__)
+        kConv2dLookupSwapAvx512,
         kConv2dLookupAvx512,
         kConv2dAvx512,
         kConv2dW2A2Avx2,

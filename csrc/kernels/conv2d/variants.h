@@ -9,6 +9,7 @@ extern const Variant kConv2dReference;      // reference.cpp
 extern const Variant kConv2dAvx2;           // avx2.cpp
 extern const Variant kConv2dAvx512;         // avx512.cpp
 extern const Variant kConv2dW2A2Avx2;       // w2a2_avx2.cpp
+extern const Variant kConv2dLookupSwapAvx512;       // lookup_swap_avx512.cpp
 extern const Variant kConv2dLookupAvx512;   // lookup_avx512.cpp
 #endif
 
