@@ -5,6 +5,7 @@
 // (24 sums, 3 inputs, 1 weight). The zero point is a constant per output channel: the sums start at -z * sum(w).
 #include "dense.h"
 #include "finish_avx512.h"
+#include "planes_avx512.h"
 #include "variants.h"
 
 namespace edgenas {
@@ -66,11 +67,17 @@ void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_
 }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
-    copy_input(c, static_cast<const Dense*>(prepared)->planes, x, scratch, share);
+    const Planes& p = static_cast<const Dense*>(prepared)->planes;
+    if (p.phases == 1) return copy_input(c, p, x, scratch, share);
+    const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
+    for (int64_t i = 0; i < (c.c_in + 3) / 4; ++i)
+        fill_phases(p, reinterpret_cast<const uint32_t*>(x) + i * pixels, 0x01010101u * static_cast<uint32_t>(c.zero_point),
+                    static_cast<uint32_t*>(scratch) + i * p.size, share);
 }
 
-void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
+void compute(const Conv2d& conv, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
     const Dense& d = *static_cast<const Dense*>(prepared);
+    const Conv2d c = with_multipliers(conv, d);
     x = input_of(d.planes, x, scratch);
     const GridPart part = part_of(share, d.vectors, d.blocks, kMaxV, large_weights(d));
     if (large_weights(d)) {

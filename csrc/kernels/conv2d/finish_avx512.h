@@ -48,7 +48,7 @@ struct Multipliers {
         const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(acc, 32), multiplier[i]), bias[i]);
         constexpr __mmask16 kOdd = 0xAAAA;
         if (shift >= 32) {          // floor(floor(v / 2^32) / 2^(shift - 32)): the high halves fit 32-bit lanes
-            const __m512i high = _mm512_mask_blend_epi32(kOdd, _mm512_srli_epi64(even, 32), odd);
+            const __m512i high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
             return _mm512_sra_epi32(high, _mm_cvtsi32_si128(shift - 32));
         }
         const __m128i by = _mm_cvtsi32_si128(shift);

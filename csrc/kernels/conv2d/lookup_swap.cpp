@@ -32,25 +32,23 @@ std::vector<Move> tile_moves(const Conv2d& c, const Swap& s) {
     return moves;
 }
 
-std::vector<uint8_t> packed_weights(const Swap& s, const std::vector<LookupRows>& rows) {
-    std::vector<uint8_t> weights;
-    for (size_t step = 0; step < static_cast<size_t>(s.steps); ++step)
-        for (const LookupRows& r : rows) weights.push_back(static_cast<uint8_t>(r.weights[step]));
-    return weights;
+// value(channel, i) of n steps or runs, as [group][i][channels of the group].
+template <class Value>
+std::vector<uint8_t> grouped(int32_t vectors, size_t n, Value value) {
+    std::vector<uint8_t> bytes;
+    for (int32_t g = 0; g < swap_groups(vectors); ++g)
+        for (size_t i = 0; i < n; ++i)
+            for (int32_t co = swap_first(vectors, g) * kSwapLanes; co < swap_first(vectors, g + 1) * kSwapLanes; ++co)
+                bytes.push_back(static_cast<uint8_t>(value(static_cast<size_t>(co), i)));
+    return bytes;
 }
 
-std::vector<uint8_t> starts(const Swap& s, int32_t index_bits, const std::vector<LookupRows>& rows, const std::vector<int32_t>& flushes) {
-    std::vector<uint8_t> starts;
-    int32_t begin = 0;
-    for (const int32_t end : flushes) {
-        for (const LookupRows& r : rows) {
-            int32_t fall = 0;
-            for (int32_t i = begin; i < end; ++i) fall += lookup_reach(index_bits, s.code_bits, r.weights[static_cast<size_t>(i)]).negative;
-            starts.push_back(static_cast<uint8_t>(fall));
-        }
-        begin = end;
-    }
-    return starts;
+// How far the sum of a channel can fall between flush points.
+int32_t fall(const LookupRows& rows, int32_t index_bits, int32_t code_bits, const std::vector<int32_t>& flushes, size_t run) {
+    int32_t fall = 0;
+    for (int32_t s = run == 0 ? 0 : flushes[run - 1]; s < flushes[run]; ++s)
+        fall += lookup_reach(index_bits, code_bits, rows.weights[static_cast<size_t>(s)]).negative;
+    return fall;
 }
 
 std::vector<uint16_t> thresholds(const Conv2d& c, const std::vector<LookupRows>& rows) {
@@ -78,13 +76,15 @@ Swap shape_of(const Conv2d& c, int32_t index_bits) {
     return s;
 }
 
-Parts build(const Conv2d& c, int32_t index_bits, const Swap& s) {
+Parts build(const Conv2d& c, int32_t index_bits, Swap& s) {
     std::vector<LookupRows> rows;
     for (int32_t co = 0; co < s.vectors * kSwapLanes; ++co) rows.push_back(lookup_rows(c, index_bits, co));
     Parts parts;
-    parts.weights = packed_weights(s, rows);
+    parts.weights = grouped(s.vectors, static_cast<size_t>(s.steps), [&](size_t co, size_t i) { return rows[co].weights[i]; });
     parts.flushes = lookup_flushes(rows, index_bits, s.code_bits);
-    parts.starts = starts(s, index_bits, rows, parts.flushes);
+    parts.starts = grouped(s.vectors, parts.flushes.size(),
+                           [&](size_t co, size_t i) { return fall(rows[co], index_bits, s.code_bits, parts.flushes, i); });
+    s.runs = static_cast<int32_t>(parts.flushes.size());
     parts.thresholds = thresholds(c, rows);
     for (int32_t co = 0; co < s.vectors * kSwapLanes; ++co)
         parts.flips.push_back(static_cast<uint8_t>(co < c.c_out && c.requant.sign[co] < 0 ? c.requant.levels - 1 : 0));

@@ -15,10 +15,10 @@ constexpr int32_t kSwapLanes = 64;          // output channels of a vector
 constexpr int32_t kSwapPixels = 8;          // bytes of a (tile, step); a tile has 7 or 8 pixels
 
 struct Swap {
-    int32_t code_bits, steps, byte_planes, taps, vectors, tiles, pixels;        // pixels of a tile
-    int64_t weights;                // uint8 [steps][vectors][64], packed weights
+    int32_t code_bits, steps, byte_planes, taps, vectors, tiles, runs, pixels;  // pixels of a tile
+    int64_t weights;                // uint8 [group of vectors][steps][vectors of it][64], packed weights
     int64_t flush;                  // int32, the last is `steps`
-    int64_t start;                  // uint8 [flushes][vectors][64], what byte sums start from
+    int64_t start;                  // uint8 [group][flushes][vectors of it][64], what byte sums start from
     int64_t threshold;              // uint16 [vectors][kLookupThresholds][even, odd][32]: code = count(sum >= threshold) ^ flip
     int64_t flip;                   // uint8 [vectors][64]
     int64_t outside;                // uint8 [byte_planes]
@@ -30,6 +30,10 @@ template <class T>
 static inline const T* swap_part(const Swap& s, int64_t offset) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(&s) + offset);
 }
+
+// Vectors of channels that are computed together: at most 3, as evenly as possible. Group g is [first(g), first(g + 1)).
+constexpr int32_t swap_groups(int32_t vectors) { return (vectors + 2) / 3; }
+constexpr int32_t swap_first(int32_t vectors, int32_t g) { return vectors * g / swap_groups(vectors); }
 
 // The entry for packed weights as the index; the row is a packed group of codes.
 constexpr int32_t swap_entry(int32_t index_bits, int32_t code_bits, int32_t codes, int32_t weights) {

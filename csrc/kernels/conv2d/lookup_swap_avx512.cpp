@@ -8,8 +8,6 @@
 namespace edgenas {
 namespace {
 
-constexpr int32_t kMaxV = 3;                // vectors of a tile
-
 struct alignas(64) Rows {
     uint8_t row[64][64];
     constexpr explicit Rows(int32_t code_bits) : row() {
@@ -21,13 +19,13 @@ constexpr Rows kRows[2] = {Rows(1), Rows(2)};               // by code bits - 1
 
 bool pointwise(const Conv2d& c) { return c.kernel == 1 && c.stride == 1 && c.pad == 0; }
 
-// Where at least a tenth of the lanes of lookup_avx512.cpp would be empty, and vectors of channels are full and more than one.
+// Where it saves a fifth of the lookups of lookup_avx512.cpp, whose tiles keep more sums in registers.
 bool supports(const Conv2d& c) {
     if (!lookup_fits(c, 1) || c.requant.kind != Epilogue::kThreshold || c.requant.levels - 1 > kLookupThresholds) return false;
     const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out, each = swap_pixels(static_cast<int32_t>(pixels));
     const int64_t swapped = (pixels + each - 1) / each * each * ((c.c_out + 63) / 64 * 64);
     const int64_t direct = (planes_of(c).positions + 63) / 64 * 64 * ((c.c_out + 7) / 8 * 8);
-    return c.c_out > kSwapLanes && 10 * swapped < 9 * direct;
+    return c.c_out > kSwapLanes && 5 * swapped < 4 * direct;
 }
 
 size_t prepared_bytes(const Conv2d& c) { return swap_bytes(c, kIndexBits); }
@@ -100,7 +98,6 @@ struct Walk {                               // of one tile
     const uint8_t *codes, *weights, *start, *rows;
     const int32_t* flush;
     int32_t steps;
-    int64_t stride;                         // bytes from one step's weights to the next, and from one start to the next
 };
 
 // sums: [pixel][vector], of channels instead of positions.
@@ -108,14 +105,14 @@ template <int Q, int V>
 void tile(const Walk& walk, TileSums* sums) {
     const uint8_t *codes = walk.codes, *weights = walk.weights, *start = walk.start;
     const int32_t* flush = walk.flush;
-    for (int32_t s = 0; s < walk.steps; start += walk.stride) {
+    for (int32_t s = 0; s < walk.steps; start += 64 * V) {
         const bool first = s == 0;
         __m512i acc[Q][V];
 #pragma GCC unroll 8
         for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 3
             for (int v = 0; v < V; ++v) acc[q][v] = _mm512_load_si512(start + 64 * v);
-        for (const int32_t end = *flush++; s < end; ++s, codes += kSwapPixels, weights += walk.stride) {
+        for (const int32_t end = *flush++; s < end; ++s, codes += kSwapPixels, weights += 64 * V) {
             __m512i index[V];
 #pragma GCC unroll 3
             for (int v = 0; v < V; ++v) index[v] = _mm512_load_si512(weights + 64 * v);
@@ -190,22 +187,21 @@ void finish_tile(const Conv2d& c, const Swap& s, int32_t t, int32_t vector, cons
 template <int Q, int V>
 void run_tile(const Conv2d& c, const Swap& s, const uint8_t* codes, int32_t t, int32_t vector, uint8_t* y) {
     TileSums sums[Q * V];
-    tile<Q, V>({codes + static_cast<int64_t>(t) * s.steps * kSwapPixels, swap_part<uint8_t>(s, s.weights) + 64 * vector,
-                swap_part<uint8_t>(s, s.start) + 64 * vector, kRows[s.code_bits - 1].row[0], swap_part<int32_t>(s, s.flush), s.steps,
-                static_cast<int64_t>(64) * s.vectors}, sums);
+    const int64_t before = static_cast<int64_t>(kSwapLanes) * vector;       // channels of earlier groups
+    tile<Q, V>({codes + static_cast<int64_t>(t) * s.steps * kSwapPixels, swap_part<uint8_t>(s, s.weights) + before * s.steps,
+                swap_part<uint8_t>(s, s.start) + before * s.runs, kRows[s.code_bits - 1].row[0], swap_part<int32_t>(s, s.flush), s.steps}, sums);
     if (c.requant.levels == 2) finish_tile<Q, V, 1>(c, s, t, vector, sums, y);
     else finish_tile<Q, V, kLookupThresholds>(c, s, t, vector, sums, y);
 }
 
 using TileFn = void (*)(const Conv2d&, const Swap&, const uint8_t*, int32_t, int32_t, uint8_t*);
-constexpr TileFn kTile[2][kMaxV] = {{run_tile<7, 1>, run_tile<7, 2>, run_tile<7, 3>}, {run_tile<8, 1>, run_tile<8, 2>, run_tile<8, 3>}};
+constexpr TileFn kTile[2][3] = {{run_tile<7, 1>, run_tile<7, 2>, run_tile<7, 3>}, {run_tile<8, 1>, run_tile<8, 2>, run_tile<8, 3>}};
 
 void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, const void* scratch, Share share) {
     const Swap& s = *static_cast<const Swap*>(prepared);
-    const int32_t groups = (s.vectors + kMaxV - 1) / kMaxV;                 // of vectors, as even as possible
-    const GridPart part = part_of(share, s.tiles, groups, 1, false);
+    const GridPart part = part_of(share, s.tiles, swap_groups(s.vectors), 1, false);
     for (int32_t g = part.block; g < part.blocks_end; ++g) {
-        const int32_t first = s.vectors * g / groups, n = s.vectors * (g + 1) / groups - first;
+        const int32_t first = swap_first(s.vectors, g), n = swap_first(s.vectors, g + 1) - first;
         for (int32_t t = part.vector; t < part.vectors_end; ++t)
             kTile[s.pixels - 7][n - 1](c, s, static_cast<const uint8_t*>(scratch), t, first, static_cast<uint8_t*>(y));
     }
