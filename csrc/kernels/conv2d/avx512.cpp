@@ -40,7 +40,7 @@ void tile(const uint8_t* x, const int32_t* tap, int32_t steps, const int32_t* w,
         for (int q = 0; q < kQ; ++q) {
             const __m512i weight = _mm512_set1_epi32(w[q]);
 #pragma GCC unroll 3
-            for (int v = 0; v < V; ++v) acc[q][v] = _mm512_dpbusd_epi32(acc[q][v], in[v], weight);
+            for (int v = 0; v < V; ++v) add_products(acc[q][v], in[v], weight);
         }
     }
 #pragma GCC unroll 8

@@ -165,12 +165,12 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
         DenseBlock block{u.plane, u.steps, static_cast<int64_t>(parts.weights.size()), static_cast<int32_t>(parts.flushes.size()), {}};
         if (narrow) parts.flushes.insert(parts.flushes.end(), points[b].begin(), points[b].end());
         for (int32_t q = 0; q < shape.channels; ++q) {
-            block.extra[q] = static_cast<int32_t>(parts.extras.size());
-            if (shape.saturating && !narrow) {
-                const auto extras = split_pairs(u, shape.channels, q, pair_limit(c), parts.taps.data());
+            if (shape.saturating) {
+                block.extra[q] = static_cast<int32_t>(parts.extras.size());
+                const auto extras = narrow ? std::vector<DenseExtra>() : split_pairs(u, shape.channels, q, pair_limit(c), parts.taps.data());
                 parts.extras.insert(parts.extras.end(), extras.begin(), extras.end());
+                block.extra[q + 1] = static_cast<int32_t>(parts.extras.size());
             }
-            block.extra[q + 1] = static_cast<int32_t>(parts.extras.size());
             parts.sizes.push_back(u.sizes[static_cast<size_t>(q)]);
             parts.starts.push_back(-c.zero_point * u.sums[static_cast<size_t>(q)]);
         }

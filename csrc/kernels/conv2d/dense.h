@@ -16,7 +16,7 @@ namespace edgenas {
 
 // What a kernel wants. saturating: it multiplies with vpmaddubsw, whose pair sums are int16 (see DenseBlock).
 struct DenseShape {
-    int32_t channels, lanes;        // output channels of a block (at most kMaxBlock), positions of a vector
+    int32_t channels, lanes;        // output channels of a block (saturating: at most kMaxBlock), positions of a vector
     bool saturating;
 };
 

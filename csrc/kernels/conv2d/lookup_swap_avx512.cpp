@@ -115,7 +115,10 @@ void tile(const Walk& walk, TileSums* sums) {
         for (const int32_t end = *flush++; s < end; ++s, codes += kSwapPixels, weights += 64 * V) {
             __m512i index[V];
 #pragma GCC unroll 3
-            for (int v = 0; v < V; ++v) index[v] = _mm512_load_si512(weights + 64 * v);
+            for (int v = 0; v < V; ++v) {
+                index[v] = _mm512_load_si512(weights + 64 * v);
+                prefetch_stream(weights + 64 * v);
+            }
 #pragma GCC unroll 8
             for (int q = 0; q < Q; ++q) {
                 const __m512i entries = _mm512_load_si512(walk.rows + 64 * codes[q]);

@@ -24,10 +24,11 @@ inline void fill_phase_rows(const Planes& p, const uint32_t* row, __m512i outsid
         __m512i low = outside, high = outside;
         if (row != nullptr) {
             const int32_t x = 2 * i - p.pad;
-            low = _mm512_mask_loadu_epi32(outside, columns_inside(x, p.w), row + x);
-            high = _mm512_mask_loadu_epi32(outside, columns_inside(x + 16, p.w), row + x + 16);
+            const bool inside = x >= 0 && x + 32 <= p.w;
+            low = inside ? _mm512_loadu_si512(row + x) : _mm512_mask_loadu_epi32(outside, columns_inside(x, p.w), row + x);
+            high = inside ? _mm512_loadu_si512(row + x + 16) : _mm512_mask_loadu_epi32(outside, columns_inside(x + 16, p.w), row + x + 16);
         }
-        const __mmask16 written = columns_inside(i, p.row);
+        const __mmask16 written = i + 16 <= p.row ? 0xFFFF : columns_inside(i, p.row);
         _mm512_mask_storeu_epi32(even + i, written, _mm512_permutex2var_epi32(low, evens, high));
         _mm512_mask_storeu_epi32(odd + i, written, _mm512_permutex2var_epi32(low, odds, high));
     }

@@ -8,6 +8,7 @@ std::span<const Variant> conv2d_variants() {
 #if defined(__x86_64__)
         kConv2dLookupSwapAvx512,
         kConv2dLookupAvx512,
+        kConv2dSwapAvx512,
         kConv2dAvx512,
         kConv2dW2A2Avx2,
         kConv2dAvx2,
