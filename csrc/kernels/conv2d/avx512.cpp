@@ -11,19 +11,22 @@
 namespace edgenas {
 namespace {
 
-constexpr int32_t kQ = 8;                   // output channels of a block
+constexpr int32_t kMaxQ = 8;                // output channels of a block
 constexpr int32_t kMaxV = 3;                // vectors of a tile
 constexpr int32_t kLanes = 16;
-constexpr DenseShape kShape{kQ, kLanes, false};
+
+// Blocks of grouped layers are one C4 plane wide: wider ones would read more planes, most of them with zero weights.
+constexpr int32_t block_channels(const Conv2d& c) { return c.groups > 1 ? 4 : kMaxQ; }
+constexpr DenseShape shape_of(const Conv2d& c) { return {block_channels(c), kLanes, false}; }
 
 bool supports(const Conv2d&) { return true; }
-size_t prepared_bytes(const Conv2d& c) { return dense_bytes(c, kShape); }
-void prepare(const Conv2d& c, void* prepared) { dense_prepare(c, kShape, prepared); }
+size_t prepared_bytes(const Conv2d& c) { return dense_bytes(c, shape_of(c)); }
+void prepare(const Conv2d& c, void* prepared) { dense_prepare(c, shape_of(c), prepared); }
 size_t scratch_bytes(const Conv2d& c) { return input_bytes(c); }
 
 // sums[q][v] = start[q] + dot products of V vectors of positions from x on. Lanes outside `tail` of the last vector are not
 // read: a tensor used in place (1x1) ends there.
-template <int V>
+template <int kQ, int V>
 void tile(const uint8_t* x, const int32_t* tap, int32_t steps, const int32_t* w, const int32_t* start, __mmask16 tail, int32_t* sums) {
     __m512i acc[kQ][V];
 #pragma GCC unroll 8
@@ -50,7 +53,8 @@ void tile(const uint8_t* x, const int32_t* tap, int32_t steps, const int32_t* w,
 }
 
 using TileFn = void (*)(const uint8_t*, const int32_t*, int32_t, const int32_t*, const int32_t*, __mmask16, int32_t*);
-constexpr TileFn kTile[kMaxV] = {tile<1>, tile<2>, tile<3>};
+constexpr TileFn kTile4[kMaxV] = {tile<4, 1>, tile<4, 2>, tile<4, 3>};
+constexpr TileFn kTile8[kMaxV] = {tile<8, 1>, tile<8, 2>, tile<8, 3>};
 
 // Vectors of the next tile: full ones, but 2 + 2 rather than 3 + 1.
 constexpr int32_t tile_vectors(int32_t left) { return left == 4 ? 2 : left < kMaxV ? left : kMaxV; }
@@ -60,10 +64,11 @@ void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_
     const int64_t first = static_cast<int64_t>(block.plane) * d.planes.size + static_cast<int64_t>(v) * kLanes;
     const int32_t left = d.planes.positions - (v + vectors - 1) * kLanes;
     const __mmask16 tail = static_cast<__mmask16>(d.planes.copied || left >= kLanes ? 0xFFFF : (1u << left) - 1);
-    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
-    kTile[vectors - 1](x + 4 * first, dense_part<int32_t>(d, d.tap), block.steps, dense_part<int32_t>(d, d.weights + block.weights),
-                       dense_part<int32_t>(d, d.start) + b * kQ, tail, sums);
-    finish(c, dense_part<uint8_t>(d, d.table), b * kQ, kQ, vectors, sums, dense_part<OutputSpan>(d, d.span) + v, y);
+    const int32_t channels = block_channels(c);
+    alignas(64) int32_t sums[kMaxQ * kMaxV * kLanes];
+    (channels == 4 ? kTile4 : kTile8)[vectors - 1](x + 4 * first, dense_part<int32_t>(d, d.tap), block.steps, dense_part<int32_t>(d, d.weights + block.weights),
+                       dense_part<int32_t>(d, d.start) + b * channels, tail, sums);
+    finish(c, dense_part<uint8_t>(d, d.table), b * channels, channels, vectors, sums, dense_part<OutputSpan>(d, d.span) + v, y);
 }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
