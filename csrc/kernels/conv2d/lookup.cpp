@@ -29,84 +29,19 @@ struct Parts {
     bool bytes = true;                      // all of `compares` are exact
 };
 
-// The packed weights of every step of one output channel, and acc - sum.
-struct ChannelRows {
-    std::vector<int32_t> weights;
-    int32_t offset = 0;
-};
-
-ChannelRows channel_rows(const Conv2d& c, const LookupShape& shape, int32_t co) {
-    const int32_t bits = lookup_code_bits(c), taps = c.kernel * c.kernel, top = (1 << bits) - 1;
-    int32_t absent = 0;
-    for (int32_t bit = 0; bit < shape.index_bits; bit += bits) absent |= absent_weight(bits) << bit;
-    ChannelRows r{std::vector<int32_t>(static_cast<size_t>(lookup_byte_planes(shape.index_bits, bits, c.c_in) * taps), absent), 0};
-    if (co >= c.c_out) return r;
-    const uint8_t* row = c.weights + co * weight_row_bytes(static_cast<int64_t>(c.c_in) * taps, c.wbits);
-    for (int32_t ci = 0; ci < c.c_in; ++ci) {
-        const LookupSlot slot = lookup_slot(shape.index_bits, bits, c.c_in, ci);
-        for (int32_t t = 0; t < taps; ++t) {
-            const int32_t w = unpack_weight(row, static_cast<int64_t>(ci) * taps + t, c.wbits);
-            r.weights[static_cast<size_t>(slot.plane * taps + t)] ^= (stored_weight(bits, w) ^ absent_weight(bits)) << slot.bit;
-            r.offset += (w < 0 ? top * w : 0) - c.zero_point * w;
-        }
-    }
-    return r;
-}
-
-int32_t largest_entry(int32_t index_bits, int32_t code_bits, int32_t weights) {
-    const int32_t top = (1 << code_bits) - 1;
-    int32_t sum = 0;
-    for (int32_t bit = 0; bit < index_bits; bit += code_bits) sum += top * std::abs(lookup_weight(code_bits, weights >> bit & top));
-    return sum;
-}
-
-// Steps before which byte sums of any channel of the block could pass 255, whatever the codes are.
-void append_flushes(const std::vector<ChannelRows>& block, int32_t index_bits, int32_t code_bits, int32_t steps,
-                    std::vector<int32_t>& flushes) {
-    std::vector<int32_t> sum(block.size());
-    for (int32_t s = 0; s < steps; ++s) {
-        const auto entry = [&](size_t q) { return largest_entry(index_bits, code_bits, block[q].weights[static_cast<size_t>(s)]); };
-        bool overflow = false;
-        for (size_t q = 0; q < block.size(); ++q) overflow = overflow || sum[q] + entry(q) > 255;
-        if (overflow) {
-            flushes.push_back(s);
-            std::fill(sum.begin(), sum.end(), 0);
-        }
-        for (size_t q = 0; q < block.size(); ++q) sum[q] += entry(q);
-    }
-    flushes.push_back(steps);
-}
-
-// The byte that each byte plane has outside the image: the zero point in every code of a channel.
-std::vector<uint8_t> outside_bytes(const Conv2d& c, int32_t index_bits) {
-    const int32_t bits = lookup_code_bits(c);
-    std::vector<uint8_t> outside(static_cast<size_t>(lookup_byte_planes(index_bits, bits, c.c_in)));
-    for (int32_t ci = 0; ci < c.c_in; ++ci) {
-        const LookupSlot slot = lookup_slot(index_bits, bits, c.c_in, ci);
-        outside[static_cast<size_t>(slot.plane)] |= static_cast<uint8_t>(c.zero_point << slot.bit);
-    }
-    return outside;
-}
-
-// Threshold k of channel co as a bound of the unsigned sum: its code counts sums >= bound, or for sign -1 the others.
-int64_t sum_bound(const Conv2d& c, int32_t co, int32_t k, int32_t offset) {
-    const int64_t t = c.requant.thresholds[static_cast<int64_t>(co) * (c.requant.levels - 1) + k];
-    return c.requant.sign[co] < 0 ? -t + 1 - offset : t - offset;
-}
-
 // For sign -1 the code is levels - 1 - count, which is count ^ (levels - 1), since the number of levels is a power of two.
 void append_thresholds(const Conv2d& c, int32_t co, int32_t offset, Parts& parts) {
     const Requant& r = c.requant;
     const bool present = co < c.c_out;
     parts.flips.push_back(present && r.sign[co] < 0 ? static_cast<uint8_t>(r.levels - 1) : 0);
     for (int32_t k = 0; k < kLookupThresholds; ++k) {
-        const int64_t at = present && k < r.levels - 1 ? sum_bound(c, co, k, offset) : 65535;
+        const int64_t at = present && k < r.levels - 1 ? lookup_bound(c, co, k, offset) : 65535;
         parts.thresholds.push_back(static_cast<uint16_t>(std::clamp<int64_t>(at, 0, 65535)));
     }
 }
 
 // `largest` sums of the channel are possible. Bounds that every sum reaches go into `start`, those that none reaches are 255.
-void append_compare(const Conv2d& c, int32_t co, const ChannelRows& rows, int32_t largest, Parts& parts) {
+void append_compare(const Conv2d& c, int32_t co, const LookupRows& rows, int32_t largest, Parts& parts) {
     LookupCompare compare{0, 0, 0, {255, 255, 255}};
     int64_t bounds[kLookupThresholds], low = 0, high = 0;
     int32_t count = 0;
@@ -115,7 +50,7 @@ void append_compare(const Conv2d& c, int32_t co, const ChannelRows& rows, int32_
         compare.step = static_cast<uint8_t>(negative ? -1 : 1);
         compare.start = static_cast<uint8_t>(negative ? c.requant.levels - 1 : 0);
         for (int32_t k = 0; k < c.requant.levels - 1; ++k) {
-            const int64_t bound = sum_bound(c, co, k, rows.offset);
+            const int64_t bound = lookup_bound(c, co, k, rows.offset);
             if (bound <= 0) compare.start = static_cast<uint8_t>(compare.start + compare.step);
             if (bound <= 0 || bound > largest) continue;
             low = count == 0 ? bound : std::min(low, bound), high = std::max(high, bound);
@@ -143,11 +78,11 @@ void append_levels(const std::vector<StepRange>& ranges, bool bytes, Parts& part
     }
 }
 
-void append_runs(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, bool fast, Parts& parts) {
+void append_runs(const std::vector<LookupRows>& block, const LookupShape& shape, int32_t bits, bool fast, Parts& parts) {
     std::vector<StepRange> ranges(parts.taps.size());
     for (size_t s = 0; s < ranges.size(); ++s)
         for (size_t q = 0; q < kRunChannels; ++q)
-            ranges[s][q] = static_cast<uint8_t>(largest_entry(shape.index_bits, bits, block[q].weights[s]));
+            ranges[s][q] = static_cast<uint8_t>(lookup_reach(shape.index_bits, bits, block[q].weights[s]).all);
     const RunOrder order = order_runs(ranges);
     for (const int32_t i : order.steps) {
         const auto s = static_cast<size_t>(i);
@@ -162,10 +97,11 @@ void append_runs(const std::vector<ChannelRows>& block, const LookupShape& shape
     if (fast) append_levels(ranges, order.bytes, parts);
 }
 
-void append_rows(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, Parts& parts) {
+void append_rows(const std::vector<LookupRows>& block, const LookupShape& shape, int32_t bits, Parts& parts) {
     for (size_t s = 0; s < parts.taps.size(); ++s)
-        for (const ChannelRows& r : block) parts.rows.push_back(static_cast<uint16_t>(r.weights[s] * shape.row_bytes));
-    append_flushes(block, shape.index_bits, bits, static_cast<int32_t>(parts.taps.size()), parts.flushes);
+        for (const LookupRows& r : block) parts.rows.push_back(static_cast<uint16_t>(r.weights[s] * shape.row_bytes));
+    const std::vector<int32_t> flushes = lookup_flushes(block, shape.index_bits, bits);
+    parts.flushes.insert(parts.flushes.end(), flushes.begin(), flushes.end());
 }
 
 Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, bool fast) {
@@ -175,13 +111,13 @@ Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, boo
     for (int32_t s = 0; s < steps; ++s)
         parts.taps.push_back(s / area * planes.size + tap_offset(planes, s % area / c.kernel, s % area % c.kernel));
     for (int32_t first = 0; first < c.c_out; first += shape.channels) {
-        std::vector<ChannelRows> block;
+        std::vector<LookupRows> block;
         for (int32_t q = 0; q < shape.channels; ++q) {
-            block.push_back(channel_rows(c, shape, first + q));
+            block.push_back(lookup_rows(c, shape.index_bits, first + q));
             parts.offsets.push_back(block.back().offset);
             if (!fast) continue;
             int32_t largest = 0;
-            for (const int32_t w : block.back().weights) largest += largest_entry(shape.index_bits, bits, w);
+            for (const int32_t w : block.back().weights) largest += lookup_reach(shape.index_bits, bits, w).all;
             append_thresholds(c, first + q, block.back().offset, parts);
             if (!shape.runs) append_compare(c, first + q, block.back(), largest, parts);
         }
@@ -190,7 +126,7 @@ Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, boo
         else append_rows(block, shape, bits, parts);
     }
     parts.first.push_back(static_cast<int32_t>(shape.runs ? parts.segments.size() : parts.flushes.size()));
-    parts.outside = outside_bytes(c, shape.index_bits);
+    parts.outside = lookup_outside(c, shape.index_bits);
     parts.trees = threshold_trees(c, static_cast<int32_t>(parts.offsets.size()));
     return parts;
 }
@@ -242,6 +178,67 @@ bool lookup_fits(const Conv2d& c, int32_t least_positions) {
     const int64_t weights = static_cast<int64_t>(c.c_in) * c.kernel * c.kernel;
     const int32_t largest = ((1 << lookup_code_bits(c)) - 1) * (c.wbits == 1 ? 1 : 2);
     return c.wbits <= 2 && c.abits <= 2 && c.groups == 1 && weights * largest < 65535 && planes_of(c).positions >= least_positions;
+}
+
+LookupRows lookup_rows(const Conv2d& c, int32_t index_bits, int32_t co) {
+    const int32_t bits = lookup_code_bits(c), taps = c.kernel * c.kernel, top = (1 << bits) - 1;
+    int32_t absent = 0;
+    for (int32_t bit = 0; bit < index_bits; bit += bits) absent |= absent_weight(bits) << bit;
+    LookupRows r{std::vector<int32_t>(static_cast<size_t>(lookup_byte_planes(index_bits, bits, c.c_in) * taps), absent), 0};
+    if (co >= c.c_out) return r;
+    const uint8_t* row = c.weights + co * weight_row_bytes(static_cast<int64_t>(c.c_in) * taps, c.wbits);
+    for (int32_t ci = 0; ci < c.c_in; ++ci) {
+        const LookupSlot slot = lookup_slot(index_bits, bits, c.c_in, ci);
+        for (int32_t t = 0; t < taps; ++t) {
+            const int32_t w = unpack_weight(row, static_cast<int64_t>(ci) * taps + t, c.wbits);
+            r.weights[static_cast<size_t>(slot.plane * taps + t)] ^= (stored_weight(bits, w) ^ absent_weight(bits)) << slot.bit;
+            r.offset += (w < 0 ? top * w : 0) - c.zero_point * w;
+        }
+    }
+    return r;
+}
+
+LookupReach lookup_reach(int32_t index_bits, int32_t code_bits, int32_t weights) {
+    const int32_t top = (1 << code_bits) - 1;
+    LookupReach reach{0, 0};
+    for (int32_t bit = 0; bit < index_bits; bit += code_bits) {
+        const int32_t w = lookup_weight(code_bits, weights >> bit & top);
+        reach.all += top * std::abs(w);
+        reach.negative += w < 0 ? -top * w : 0;
+    }
+    return reach;
+}
+
+std::vector<int32_t> lookup_flushes(const std::vector<LookupRows>& rows, int32_t index_bits, int32_t code_bits) {
+    const size_t steps = rows.front().weights.size();
+    std::vector<int32_t> sum(rows.size()), flushes;
+    for (size_t s = 0; s < steps; ++s) {
+        const auto all = [&](size_t q) { return lookup_reach(index_bits, code_bits, rows[q].weights[s]).all; };
+        bool overflow = false;
+        for (size_t q = 0; q < rows.size(); ++q) overflow = overflow || sum[q] + all(q) > 255;
+        if (overflow) {
+            flushes.push_back(static_cast<int32_t>(s));
+            std::fill(sum.begin(), sum.end(), 0);
+        }
+        for (size_t q = 0; q < rows.size(); ++q) sum[q] += all(q);
+    }
+    flushes.push_back(static_cast<int32_t>(steps));
+    return flushes;
+}
+
+int64_t lookup_bound(const Conv2d& c, int32_t co, int32_t k, int32_t offset) {
+    const int64_t t = c.requant.thresholds[static_cast<int64_t>(co) * (c.requant.levels - 1) + k];
+    return c.requant.sign[co] < 0 ? -t + 1 - offset : t - offset;
+}
+
+std::vector<uint8_t> lookup_outside(const Conv2d& c, int32_t index_bits) {
+    const int32_t bits = lookup_code_bits(c);
+    std::vector<uint8_t> outside(static_cast<size_t>(lookup_byte_planes(index_bits, bits, c.c_in)));
+    for (int32_t ci = 0; ci < c.c_in; ++ci) {
+        const LookupSlot slot = lookup_slot(index_bits, bits, c.c_in, ci);
+        outside[static_cast<size_t>(slot.plane)] |= static_cast<uint8_t>(c.zero_point << slot.bit);
+    }
+    return outside;
 }
 
 Planes byte_planes_of(const Conv2d& c) {

@@ -12,6 +12,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernel.h"
 #include "lookup_runs.h"
@@ -121,6 +122,30 @@ static inline const T* lookup_part(const Lookup& l, int64_t offset) {
 // True if codes and weights have at most 2 bits, the layer is not grouped, all sums fit uint16, and it has at least so many
 // output positions.
 bool lookup_fits(const Conv2d&, int32_t least_positions);
+
+// The packed weights of every step of one output channel, and acc - sum. A step is a (byte plane, tap).
+struct LookupRows {
+    std::vector<int32_t> weights;
+    int32_t offset;
+};
+
+LookupRows lookup_rows(const Conv2d&, int32_t index_bits, int32_t channel);
+
+// How far a step can move the sum: all of it, and the part of negative weights.
+struct LookupReach {
+    int32_t all, negative;
+};
+
+LookupReach lookup_reach(int32_t index_bits, int32_t code_bits, int32_t weights);
+
+// Steps before which byte sums of any of these channels could pass 255, whatever the codes are; the last is the number of steps.
+std::vector<int32_t> lookup_flushes(const std::vector<LookupRows>&, int32_t index_bits, int32_t code_bits);
+
+// Threshold k of a channel as a bound of the unsigned sum: the code counts sums >= bound, or for sign -1 the others.
+int64_t lookup_bound(const Conv2d&, int32_t channel, int32_t k, int32_t offset);
+
+// The byte that each byte plane has outside the image.
+std::vector<uint8_t> lookup_outside(const Conv2d&, int32_t index_bits);
 
 size_t lookup_bytes(const Conv2d&, const LookupShape&);
 void lookup_prepare(const Conv2d&, const LookupShape&, void* prepared);

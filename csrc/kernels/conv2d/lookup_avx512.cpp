@@ -74,12 +74,6 @@ void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch
     }
 }
 
-// Assembly, because gcc otherwise looks up everything first and spills sums in the innermost loop.
-inline void look_up_add(__m512i& sum, __m512i index, __m512i row) {
-    __m512i found;
-    __asm__ volatile("vpermb %3, %2, %1\n\tvpaddb %1, %0, %0" : "+v"(sum), "=&v"(found) : "v"(index), "v"(row));
-}
-
 struct Walk {                               // of one block of output channels
     const int32_t *tap, *flush;
     const uint16_t* row;

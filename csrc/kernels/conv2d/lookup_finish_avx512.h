@@ -1,4 +1,4 @@
-// Epilogues of the lookup kernels for AVX-512: 64 lanes are 64 consecutive positions of one output channel.
+// The step of the lookup kernels for AVX-512 and their epilogues: 64 lanes are 64 consecutive positions of one output channel.
 // Everything here has internal linkage: only files compiled for AVX-512 may include it.
 #pragma once
 #include "finish_avx512.h"
@@ -6,6 +6,12 @@
 
 namespace edgenas {
 namespace {
+
+// Assembly, because gcc otherwise looks up everything first and spills sums in the innermost loop.
+inline void look_up_add(__m512i& sum, __m512i index, __m512i row) {
+    __m512i found;
+    __asm__ volatile("vpermb %3, %2, %1\n\tvpaddb %1, %0, %0" : "+v"(sum), "=&v"(found) : "v"(index), "v"(row));
+}
 
 // The sums of 64 positions. Widened: uint16 of the even and of the odd positions, where the even ones still contain 256 times
 // their odd neighbour. Where bytes cannot overflow: the bytes as they are, in even[].

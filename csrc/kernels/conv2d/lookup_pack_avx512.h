@@ -91,13 +91,23 @@ using PackFn = void (*)(const Group&, int64_t, uint8_t*);
 constexpr PackFn kPack1[] = {pack_group<1, 1>, pack_group<1, 2>, pack_group<1, 3>, pack_group<1, 4>, pack_group<1, 5>, pack_group<1, 6>};
 constexpr PackFn kPack2[] = {pack_group<2, 1>, pack_group<2, 2>, pack_group<2, 3>};
 
-// Packs group i of the layer's C4 planes into the byte planes 4 i .. 4 i + 3, as many as it folds into.
-inline void pack_planes(const Conv2d& c, int32_t code_bits, const uint8_t* x, int32_t i, int64_t stride, uint8_t* packed) {
+// Group i of the layer's C4 planes, and how many it has.
+struct GroupPlanes {
+    Group pixels;
+    int32_t planes;
+};
+
+inline GroupPlanes group_of(const Conv2d& c, int32_t code_bits, const uint8_t* x, int32_t i) {
     const int32_t group = kIndexBits / code_bits, first = i * group;
-    const int32_t channels = c.c_in - 4 * first < 4 * group ? c.c_in - 4 * first : 4 * group, planes = (channels + 3) / 4;
+    const int32_t channels = c.c_in - 4 * first < 4 * group ? c.c_in - 4 * first : 4 * group;
     const int64_t pixels = static_cast<int64_t>(c.h) * c.w;
-    const Group g{x + first * pixels * 4, pixels, lookup_live_bits(code_bits, channels)};
-    (code_bits == 1 ? kPack1 : kPack2)[planes - 1](g, stride, packed + 4 * i * stride);
+    return {{x + first * pixels * 4, pixels, lookup_live_bits(code_bits, channels)}, (channels + 3) / 4};
+}
+
+// Packs it into the byte planes 4 i .. 4 i + 3, as many as it folds into.
+inline void pack_planes(const Conv2d& c, int32_t code_bits, const uint8_t* x, int32_t i, int64_t stride, uint8_t* packed) {
+    const GroupPlanes g = group_of(c, code_bits, x, i);
+    (code_bits == 1 ? kPack1 : kPack2)[g.planes - 1](g.pixels, stride, packed + 4 * i * stride);
 }
 
 inline int32_t pack_groups(const Conv2d& c, int32_t code_bits) {
