@@ -67,8 +67,7 @@ inline void add_narrow(__m256i& sum, __m256i in, __m256i weight) {
 template <int V, bool kPart>
 inline __attribute__((always_inline)) TileSums<V> wide_tile(const Tile& t) {
     const __m256i ones = _mm256_set1_epi16(1);
-    TileSums<V> sums;
-    auto& acc = sums.at;
+    __m256i acc[kQ][V];
 #pragma GCC unroll 4
     for (int q = 0; q < kQ; ++q)
 #pragma GCC unroll 2
@@ -86,6 +85,11 @@ inline __attribute__((always_inline)) TileSums<V> wide_tile(const Tile& t) {
             for (int v = 0; v < V; ++v) add_wide(acc[q][v], in[v], weight, ones);
         }
     }
+    TileSums<V> sums;                       // a copy: gcc keeps a returned struct in memory, in the loop too
+#pragma GCC unroll 4
+    for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sums.at[q][v] = acc[q][v];
     return sums;
 }
 
@@ -168,6 +172,23 @@ inline __attribute__((always_inline)) void finish_linear(const Job& job, int32_t
 }
 
 template <int V, bool kPart>
+inline __attribute__((always_inline)) void finish_tile(const Job& job, int32_t b, int32_t vector, const Tile& t, const TileSums<V>& found) {
+    const Dense& d = job.dense;
+    const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
+    const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
+    const bool extras = block.extra[kQ] > block.extra[0];
+    if (d.scaled && !extras && job.conv.requant.kind == Epilogue::kLinear) return finish_linear(job, b, found, spans);
+    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
+#pragma GCC unroll 4
+    for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, found.at[q][v]);
+    if (extras) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
+    const FloatScale* scales = d.scaled ? dense_part<FloatScale>(d, d.scale) : nullptr;
+    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree), scales}, job.y);
+}
+
+template <int V, bool kPart>
 void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
     const Dense& d = job.dense;
     const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
@@ -179,16 +200,8 @@ void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
                  dense_part<int32_t>(d, d.start) + b * kQ,
                  dense_part<int32_t>(d, d.flush) + block.flush,
                  first_lanes(live)};
-    const TileSums<V> found = d.narrow ? narrow_tile<V, kPart>(t) : wide_tile<V, kPart>(t);
-    const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
-    const bool extras = block.extra[kQ] > block.extra[0];
-    if (d.scaled && !extras && job.conv.requant.kind == Epilogue::kLinear) return finish_linear(job, b, found, spans);
-    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
-    for (int q = 0; q < kQ; ++q)
-        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, found.at[q][v]);
-    if (extras) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
-    const FloatScale* scales = d.scaled ? dense_part<FloatScale>(d, d.scale) : nullptr;
-    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree), scales}, job.y);
+    if (d.narrow) finish_tile<V, kPart>(job, b, vector, t, narrow_tile<V, kPart>(t));
+    else finish_tile<V, kPart>(job, b, vector, t, wide_tile<V, kPart>(t));
 }
 
 // The vectors from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.
