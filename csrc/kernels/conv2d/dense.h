@@ -1,7 +1,8 @@
 // Weights of the int8-style kernels, prepared: int8 in blocks of output channels, four input channels to a 32-bit word.
 //
 // Built for the portable CPU (dense.cpp), read by the ISA files. One buffer, all offsets in bytes from its start:
-//   Dense header | blocks | taps | starts | spans | table | threshold trees | flushes | extras | weights
+//   Dense header | multipliers | biases | blocks | taps | starts | spans | table | threshold trees | scales |
+//   flushes | extras | weights
 // weights of a block: [input plane][tap][output channel of the block][4 input channels], int8; absent channels are zero.
 // Grouped layers run as dense ones on the range of input planes that a block reads, with zeros for other groups.
 #pragma once
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../float_requant.h"
 #include "kernel.h"
 #include "planes.h"
 
@@ -16,7 +18,7 @@ namespace edgenas {
 
 // What a kernel wants. saturating: it multiplies with vpmaddubsw, whose pair sums are int16 (see DenseBlock).
 struct DenseShape {
-    int32_t channels, lanes;        // output channels of a block (at most kMaxBlock), positions of a vector
+    int32_t channels, lanes;        // output channels of a block (saturating: at most kMaxBlock), positions of a vector
     bool saturating;
 };
 
@@ -40,12 +42,24 @@ struct Dense {
     Planes planes;
     int32_t vectors, blocks;
     bool narrow;                    // int16 sums with flush points, instead of int32 sums with extras
-    int64_t block, tap, start, span, table, tree, flush, extra, weights, total;
+    int32_t shift;                  // of the multipliers and biases below
+    int64_t multiplier, bias;       // kLinear and kTable: int32, int64 [c_out], shifted left for a shift of 32 where they allow it
+    bool scaled;                    // every channel has a FloatScale, which replaces its start
+    int64_t block, tap, start, span, table, tree, scale, flush, extra, weights, total;
 };
 
 template <class T>
 static inline const T* dense_part(const Dense& d, int64_t offset) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(&d) + offset);
+}
+
+// The layer with the prepared multipliers: a shift of 32 or more costs a vector kernel half the work of a smaller one.
+static inline Conv2d with_multipliers(const Conv2d& c, const Dense& d) {
+    Conv2d scaled = c;
+    scaled.requant.shift = d.shift;
+    scaled.requant.multiplier = dense_part<int32_t>(d, d.multiplier);
+    scaled.requant.bias = dense_part<int64_t>(d, d.bias);
+    return scaled;
 }
 
 size_t dense_bytes(const Conv2d&, const DenseShape&);

@@ -1,4 +1,4 @@
-// Vector epilogues for the AVX-512 kernels: 16 lanes are 16 consecutive positions of one output channel.
+// The int8 step and vector epilogues for the AVX-512 kernels: 16 lanes are 16 consecutive positions of one output channel.
 // Everything here has internal linkage: only files compiled for AVX-512 may include it.
 #pragma once
 #include <immintrin.h>
@@ -9,6 +9,17 @@
 
 namespace edgenas {
 namespace {
+
+// The step of the int8-style kernels. Assembly, because gcc otherwise moves sums between registers in the innermost loop.
+inline void add_products(__m512i& sums, __m512i codes, __m512i weights) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(codes), "v"(weights));
+}
+
+// For weights that stream from the second level cache. As a number, because the address may lie past their end.
+inline void prefetch_stream(const void* at) {
+    constexpr uintptr_t kAhead = 2048;
+    _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(at) + kAhead), _MM_HINT_T0);
+}
 
 // Drops the gaps and stores the rest; touches only the bytes of stored lanes.
 inline void store_span(void* plane, const OutputSpan& span, __m512i elements) {
@@ -48,7 +59,7 @@ struct Multipliers {
         const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(acc, 32), multiplier[i]), bias[i]);
         constexpr __mmask16 kOdd = 0xAAAA;
         if (shift >= 32) {          // floor(floor(v / 2^32) / 2^(shift - 32)): the high halves fit 32-bit lanes
-            const __m512i high = _mm512_mask_blend_epi32(kOdd, _mm512_srli_epi64(even, 32), odd);
+            const __m512i high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
             return _mm512_sra_epi32(high, _mm_cvtsi32_si128(shift - 32));
         }
         const __m128i by = _mm_cvtsi32_si128(shift);

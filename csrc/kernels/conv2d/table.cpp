@@ -6,9 +6,12 @@ namespace edgenas {
 std::span<const Variant> conv2d_variants() {
     static const Variant kVariants[] = {
 #if defined(__x86_64__)
-        kConv2dW2A2Avx512,
+        kConv2dLookupSwapAvx512,
+        kConv2dLookupAvx512,
+        kConv2dSwapAvx512,
         kConv2dAvx512,
-        kConv2dW2A2Avx2,
+        kConv2dDepthwiseAvx2,
+        kConv2dLookupAvx2,
         kConv2dAvx2,
 #endif
         kConv2dReference,

@@ -7,9 +7,12 @@ namespace edgenas {
 extern const Variant kConv2dReference;      // reference.cpp
 #if defined(__x86_64__)
 extern const Variant kConv2dAvx2;           // avx2.cpp
+extern const Variant kConv2dSwapAvx512;     // swap_avx512.cpp
 extern const Variant kConv2dAvx512;         // avx512.cpp
-extern const Variant kConv2dW2A2Avx2;       // w2a2_avx2.cpp
-extern const Variant kConv2dW2A2Avx512;     // w2a2_avx512.cpp
+extern const Variant kConv2dDepthwiseAvx2;  // depthwise_avx2.cpp
+extern const Variant kConv2dLookupAvx2;     // lookup_avx2.cpp
+extern const Variant kConv2dLookupSwapAvx512;       // lookup_swap_avx512.cpp
+extern const Variant kConv2dLookupAvx512;   // lookup_avx512.cpp
 #endif
 
 }  // namespace edgenas
