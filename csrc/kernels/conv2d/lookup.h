@@ -7,7 +7,8 @@
 // Sums are bytes; how far they can grow is known from the weights, so they are widened to uint16 only at flush points.
 //
 // Built for the portable CPU (lookup.cpp), read by the ISA files. One buffer, offsets in bytes from its start:
-//   Lookup header | taps | rows | first flush of each block | flushes | offsets | thresholds | flips | compares | outside | spans | table | trees
+//   Lookup header | taps | rows | first flush of each block | flushes | offsets | thresholds | flips | compares | outside |
+//   spans | table | trees
 #pragma once
 #include <cstddef>
 #include <cstdint>
