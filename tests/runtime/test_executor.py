@@ -61,6 +61,30 @@ def test_every_conv2d_variant_equals_the_reference_bit_for_bit(variant, data):
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
+def test_few_pixels_with_many_channels_equal_the_reference_bit_for_bit(variant, data):
+    wbits, abits = data.draw(st.sampled_from(((8, 8), (4, 4), (2, 2), (1, 2), (1, 1))))
+    kernel, stride = data.draw(st.sampled_from((1, 3))), data.draw(st.sampled_from((1, 2)))
+    h, w = data.draw(st.integers(1, 9)), data.draw(st.sampled_from((1, 5, 7, 8, 13, 14)))
+    channels, epilogue = data.draw(st.sampled_from((64, 65, 96, 131))), data.draw(st.sampled_from(("linear", "threshold", "threshold")))
+    s = Sampler(np.random.default_rng(data.draw(st.integers(0, 2**32))))
+    x = s.input((data.draw(CHANNELS), h, w), abits, data.draw(st.integers(0, 2**abits - 1)))
+    s.conv2d(x, channels, kernel, stride, kernel // 2, 1, wbits, 2, epilogue)
+    check(s, variant, data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "lookup" in v or "w2a2" in v])
+@pytest.mark.parametrize(("wbits", "abits", "largest"), [(2, 2, 6), (1, 2, 3), (1, 1, 1)])
+@pytest.mark.parametrize(("channels", "w"), [(1, 50), (66, 2)])
+def test_lookup_sums_at_the_limit_of_16_bits_equal_the_reference(variant, wbits, abits, largest, channels, w):
+    for c in (65534 // largest, 65535 // largest):                    # the last that fits, then one more
+        s = Sampler(np.random.default_rng(c))
+        s.conv2d(s.input((c, 1, w), abits), channels, 1, 1, 0, 1, wbits, 2, "threshold")
+        check(s, variant, highest=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
 def test_every_integer_operator_equals_the_reference_bit_for_bit(variant, data):
     """One plan with all of them, so that each reads what another kernel wrote, padding lanes included."""
     wbits, bits = data.draw(st.sampled_from(PRECISIONS))

@@ -66,8 +66,9 @@ void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_
     const __mmask16 tail = static_cast<__mmask16>(d.planes.copied || left >= kLanes ? 0xFFFF : (1u << left) - 1);
     const int32_t channels = block_channels(c);
     alignas(64) int32_t sums[kMaxQ * kMaxV * kLanes];
-    (channels == 4 ? kTile4 : kTile8)[vectors - 1](x + 4 * first, dense_part<int32_t>(d, d.tap), block.steps, dense_part<int32_t>(d, d.weights + block.weights),
-                       dense_part<int32_t>(d, d.start) + b * channels, tail, sums);
+    const TileFn run = (channels == 4 ? kTile4 : kTile8)[vectors - 1];
+    run(x + 4 * first, dense_part<int32_t>(d, d.tap), block.steps, dense_part<int32_t>(d, d.weights + block.weights),
+        dense_part<int32_t>(d, d.start) + b * channels, tail, sums);
     finish(c, dense_part<uint8_t>(d, d.table), b * channels, channels, vectors, sums, dense_part<OutputSpan>(d, d.span) + v, y);
 }
 

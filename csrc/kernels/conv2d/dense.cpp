@@ -183,8 +183,8 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
         for (int32_t q = 0; q < shape.channels; ++q) {
             if (shape.saturating) {
                 block.extra[q] = static_cast<int32_t>(parts.extras.size());
-                const auto extras =
-                    narrow ? std::vector<DenseExtra>() : split_pairs(u, shape.channels, q, pair_limit(c), parts.taps.data());
+                std::vector<DenseExtra> extras;
+                if (!narrow) extras = split_pairs(u, shape.channels, q, pair_limit(c), parts.taps.data());
                 parts.extras.insert(parts.extras.end(), extras.begin(), extras.end());
                 block.extra[q + 1] = static_cast<int32_t>(parts.extras.size());
             }

@@ -156,7 +156,8 @@ inline void spread(const TileSums& sums, int32_t offset, int32_t* to) {
 
 // Finishes the channels `channel` .. +3 of V vectors whose sums are in that form (kWords: widened).
 template <int V>
-void finish_lookup(const Conv2d& conv, const Lookup& l, Compare form, int32_t channel, const TileSums* sums, const OutputSpan* spans, void* y) {
+void finish_lookup(const Conv2d& conv, const Lookup& l, Compare form, int32_t channel, const TileSums* sums, const OutputSpan* spans,
+                   void* y) {
     if (l.fast) {
         uint8_t* plane = static_cast<uint8_t*>(y) + static_cast<int64_t>(channel) * conv.h_out * conv.w_out;
         if (conv.requant.levels == 2) finish_thresholds<1, V>(l, form, channel, sums, spans, plane);

@@ -82,7 +82,8 @@ void pack_group(const Group& g, int64_t stride, uint8_t* packed) {
     __m512i part[4];
     for (int i = 0; i < 4; ++i) {
         const int64_t left = g.pixels - at - 16 * i;
-        part[i] = pack_pixels<kBits, kPlanes>(g, at + 16 * i, static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1));
+        const __mmask16 inside = static_cast<__mmask16>(left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1);
+        part[i] = pack_pixels<kBits, kPlanes>(g, at + 16 * i, inside);
     }
     store(at, part);
 }

@@ -23,7 +23,8 @@ std::vector<Move> tile_moves(const Conv2d& c, const Swap& s) {
         for (int32_t tap = 0; tap < s.taps; ++tap)
             for (int32_t i = 0; i < s.pixels; ++i) {
                 const int32_t pixel = t * s.pixels + i;
-                const int32_t y = pixel / c.w_out * c.stride + tap / c.kernel - c.pad, x = pixel % c.w_out * c.stride + tap % c.kernel - c.pad;
+                const int32_t y = pixel / c.w_out * c.stride + tap / c.kernel - c.pad;
+                const int32_t x = pixel % c.w_out * c.stride + tap % c.kernel - c.pad;
                 if (pixel < c.h_out * c.w_out && y >= 0 && y < c.h && x >= 0 && x < c.w)
                     bytes[static_cast<size_t>(tap * kSwapPixels + i)] = y * c.w + x;
             }

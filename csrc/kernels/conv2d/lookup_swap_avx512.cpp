@@ -192,7 +192,8 @@ void run_tile(const Conv2d& c, const Swap& s, const uint8_t* codes, int32_t t, i
     TileSums sums[Q * V];
     const int64_t before = static_cast<int64_t>(kSwapLanes) * vector;       // channels of earlier groups
     tile<Q, V>({codes + static_cast<int64_t>(t) * s.steps * kSwapPixels, swap_part<uint8_t>(s, s.weights) + before * s.steps,
-                swap_part<uint8_t>(s, s.start) + before * s.runs, kRows[s.code_bits - 1].row[0], swap_part<int32_t>(s, s.flush), s.steps}, sums);
+                swap_part<uint8_t>(s, s.start) + before * s.runs, kRows[s.code_bits - 1].row[0], swap_part<int32_t>(s, s.flush),
+                s.steps}, sums);
     if (c.requant.levels == 2) finish_tile<Q, V, 1>(c, s, t, vector, sums, y);
     else finish_tile<Q, V, kLookupThresholds>(c, s, t, vector, sums, y);
 }
