@@ -10,6 +10,11 @@ std::span<const Variant> conv2d_variants() {
         kConv2dAvx512,
         kConv2dW2A2Avx2,
         kConv2dAvx2,
+#elif defined(__aarch64__)
+        kConv2dNeonDotprod,
+        kConv2dNeon,
+#elif defined(__arm__)
+        kConv2dNeon,
 #endif
         kConv2dReference,
     };

@@ -1,0 +1,136 @@
+// Integer convolution for NEON without dot product (Cortex-A53, A72, and 32-bit ARMv7), every weight and activation width, exact.
+//
+// Lanes are 4 output positions (planes.h), each holding one C4 element, so a product of bytes is one channel of one position and
+// smlal adds 8 of them to 8 sums of 16 bits. How far these can grow is known from the weights: they are widened to 32 bits only at
+// flush points (dense.h). smlal is signed: 8-bit codes enter as code - 128, narrower ones as they are.
+#include "../../runtime/cpu.h"
+#include "tiles_neon.h"
+#include "variants.h"
+
+namespace edgenas {
+namespace {
+
+constexpr int32_t kQ = 4;                   // output channels of a block
+#if defined(__aarch64__)
+constexpr int32_t kMaxV = 3;                // vectors of a tile: 24 of 32 registers are sums
+#else
+constexpr int32_t kMaxV = 1;                // 8 of 16
+#endif
+constexpr int32_t kLanes = 4;
+constexpr DenseShape kShape{.channels = kQ, .lanes = kLanes, .saturating = false, .signed_codes = true, .single_sums = true};
+
+bool supports(const Conv2d&) { return true; }
+size_t prepared_bytes(const Conv2d& c) { return dense_bytes(c, kShape); }
+void prepare(const Conv2d& c, void* prepared) { dense_prepare(c, kShape, prepared); }
+size_t scratch_bytes(const Conv2d& c) { return input_bytes(c); }
+
+// The 16-bit sums of 4 positions, 4 channels each: positions 0 and 1, then 2 and 3.
+struct Narrow {
+    int16x8_t low, high;
+};
+
+inline void multiply_add(Narrow& sum, int8x16_t in, int32_t weights) {
+    const int8x16_t w = vreinterpretq_s8_s32(vdupq_n_s32(weights));
+    sum.low = vmlal_s8(sum.low, vget_low_s8(in), vget_low_s8(w));
+#if defined(__aarch64__)
+    sum.high = vmlal_high_s8(sum.high, in, w);
+#else
+    sum.high = vmlal_s8(sum.high, vget_high_s8(in), vget_low_s8(w));
+#endif
+}
+
+// 32-bit sums of pairs of channels, in the order of Narrow.
+struct Wide {
+    int32x4_t low, high;
+};
+
+inline void widen(Wide& to, const Narrow& sum, bool first) {
+    to.low = first ? vpaddlq_s16(sum.low) : vpadalq_s16(to.low, sum.low);
+    to.high = first ? vpaddlq_s16(sum.high) : vpadalq_s16(to.high, sum.high);
+}
+
+struct Tile {
+    const uint8_t* x;                       // input at the first position
+    const int32_t* tap;
+    int32_t steps;
+    const int32_t* weights;                 // [steps][kQ], each of four input channels
+    const int32_t* flush;
+    int32_t live;                           // kPart: lanes of the only vector that may be read
+};
+
+// kFlip: codes are raised to signed by their top bit.
+template <int V, bool kFlip, bool kPart>
+void tile(const Tile& t, Wide* sums) {
+    const uint8x16_t flip = vdupq_n_u8(kFlip ? 0x80 : 0);
+    const int32_t *w = t.weights, *flush = t.flush;
+    for (int32_t s = 0; s < t.steps;) {
+        const bool first = s == 0;
+        Narrow acc[kQ][V];
+#pragma GCC unroll 4
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) acc[q][v] = {vdupq_n_s16(0), vdupq_n_s16(0)};
+        for (const int32_t end = *flush++; s < end; ++s, w += kQ) {
+            const uint8_t* at = t.x + t.tap[s];
+            int8x16_t in[V];
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) {
+                const uint8x16_t codes = kPart ? load_lanes(at, t.live) : vld1q_u8(at + 16 * v);
+                in[v] = vreinterpretq_s8_u8(kFlip ? veorq_u8(codes, flip) : codes);
+            }
+#pragma GCC unroll 4
+            for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 3
+                for (int v = 0; v < V; ++v) multiply_add(acc[q][v], in[v], w[q]);
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) widen(sums[q * V + v], acc[q][v], first);
+    }
+}
+
+using TileFn = void (*)(const Tile&, Wide*);
+#if defined(__aarch64__)
+constexpr TileFn kTile[2][kMaxV] = {{tile<1, false, false>, tile<2, false, false>, tile<3, false, false>},
+                                    {tile<1, true, false>, tile<2, true, false>, tile<3, true, false>}};
+#else
+constexpr TileFn kTile[2][kMaxV] = {{tile<1, false, false>}, {tile<1, true, false>}};
+#endif
+constexpr TileFn kPartTile[2] = {tile<1, false, true>, tile<1, true, true>};
+
+void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_t b, int32_t v, int32_t vectors) {
+    const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
+    const int64_t first = static_cast<int64_t>(block.plane) * d.planes.size + static_cast<int64_t>(v) * kLanes;
+    const int32_t live = d.planes.positions - (v + vectors - 1) * kLanes;
+    const Tile t{x + 4 * first,
+                 dense_part<int32_t>(d, d.tap),
+                 block.steps,
+                 dense_part<int32_t>(d, d.weights + block.weights),
+                 dense_part<int32_t>(d, d.flush) + block.flush,
+                 live};
+    Wide wide[kQ * kMaxV];
+    (d.planes.copied || live >= kLanes ? kTile[d.flip][vectors - 1] : kPartTile[d.flip])(t, wide);
+    alignas(16) int32_t sums[kQ * kMaxV * kLanes];
+    const int32_t* start = dense_part<int32_t>(d, d.start) + b * kQ;
+    for (int32_t q = 0; q < kQ; ++q)
+        for (int32_t i = q * vectors; i < (q + 1) * vectors; ++i)
+            vst1q_s32(sums + i * kLanes, vaddq_s32(vdupq_n_s32(start[q]), add_pairs(wide[i].low, wide[i].high)));
+    finish(c, b * kQ, Sums{sums, vectors, dense_part<OutputSpan>(d, d.span) + v}, y);
+}
+
+void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
+    copy_input(c, static_cast<const Dense*>(prepared)->planes, x, scratch, share);
+}
+
+void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
+    const Dense& d = *static_cast<const Dense*>(prepared);
+    const uint8_t* in = input_of(d.planes, x, scratch);
+    for_tiles(d, share, kMaxV, [&](int32_t b, int32_t v, int32_t vectors) { run_tile(c, d, in, y, b, v, vectors); });
+}
+
+}  // namespace
+
+const Variant kConv2dNeon{"neon", cpu::kNeon, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
+
+}  // namespace edgenas
