@@ -29,14 +29,24 @@ struct Narrow {
     int16x8_t low, high;
 };
 
-inline void multiply_add(Narrow& sum, int8x16_t in, int32_t weights) {
-    const int8x16_t w = vreinterpretq_s8_s32(vdupq_n_s32(weights));
-    sum.low = vmlal_s8(sum.low, vget_low_s8(in), vget_low_s8(w));
+// One output channel: its weights of a tap are word q of four.
+template <int q, int V>
+inline void add_channel(Narrow (&acc)[V], const int8x16_t (&in)[V], int32x4_t weights) {
 #if defined(__aarch64__)
-    sum.high = vmlal_high_s8(sum.high, in, w);
+    const int8x16_t w = vreinterpretq_s8_s32(vdupq_laneq_s32(weights, q));
 #else
-    sum.high = vmlal_s8(sum.high, vget_high_s8(in), vget_low_s8(w));
+    const int8x8_t w = vreinterpret_s8_s32(vdup_lane_s32(q < 2 ? vget_low_s32(weights) : vget_high_s32(weights), q % 2));
 #endif
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+#if defined(__aarch64__)
+        acc[v].low = vmlal_s8(acc[v].low, vget_low_s8(in[v]), vget_low_s8(w));
+        acc[v].high = vmlal_high_s8(acc[v].high, in[v], w);
+#else
+        acc[v].low = vmlal_s8(acc[v].low, vget_low_s8(in[v]), w);
+        acc[v].high = vmlal_s8(acc[v].high, vget_high_s8(in[v]), w);
+#endif
+    }
 }
 
 // 32-bit sums of pairs of channels, in the order of Narrow.
@@ -78,10 +88,11 @@ void tile(const Tile& t, Wide* sums) {
                 const uint8x16_t codes = kPart ? load_lanes(at, t.live) : vld1q_u8(at + 16 * v);
                 in[v] = vreinterpretq_s8_u8(kFlip ? veorq_u8(codes, flip) : codes);
             }
-#pragma GCC unroll 4
-            for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 3
-                for (int v = 0; v < V; ++v) multiply_add(acc[q][v], in[v], w[q]);
+            const int32x4_t weights = vld1q_s32(w);
+            add_channel<0>(acc[0], in, weights);
+            add_channel<1>(acc[1], in, weights);
+            add_channel<2>(acc[2], in, weights);
+            add_channel<3>(acc[3], in, weights);
         }
 #pragma GCC unroll 4
         for (int q = 0; q < kQ; ++q)
