@@ -10,10 +10,12 @@ std::span<const Variant> conv2d_variants() {
         kConv2dAvx512,
         kConv2dW2A2Avx2,
         kConv2dAvx2,
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__arm__)
+        kConv2dW1A1Neon,
+        kConv2dW2A2Neon,
+#if defined(__aarch64__)
         kConv2dNeonDotprod,
-        kConv2dNeon,
-#elif defined(__arm__)
+#endif
         kConv2dNeon,
 #endif
         kConv2dReference,

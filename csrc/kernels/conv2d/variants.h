@@ -15,6 +15,8 @@ extern const Variant kConv2dW2A2Avx512;     // w2a2_avx512.cpp
 extern const Variant kConv2dNeonDotprod;    // neon_dotprod.cpp
 #endif
 extern const Variant kConv2dNeon;           // neon.cpp
+extern const Variant kConv2dW2A2Neon;       // w2a2_neon.cpp
+extern const Variant kConv2dW1A1Neon;       // w1a1_neon.cpp
 #endif
 
 }  // namespace edgenas
