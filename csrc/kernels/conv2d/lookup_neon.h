@@ -1,7 +1,5 @@
-// The frame of the NEON kernels on byte planes (lookup.h): packing, tiles of byte sums, epilogue. What one step adds to the sums is
-// a parameter. Internal linkage: only files compiled for NEON may include it.
-//
-// Lanes are 16 consecutive output positions; a tile of 4 output channels x up to K::kMaxV vectors of byte sums lives in registers.
+// What the NEON kernels on byte planes (lookup.h) share: packing, widening of byte sums, epilogue. Lanes are 16 consecutive output
+// positions, blocks are 4 output channels. Internal linkage: only files compiled for NEON may include it.
 #pragma once
 #include <algorithm>
 
@@ -11,7 +9,7 @@
 namespace edgenas {
 namespace {
 
-constexpr int32_t kQ = 4;                   // output channels of a block
+constexpr int32_t kBlock = 4;               // output channels of a block
 constexpr int32_t kLanes = 16;
 
 // Below, most of the 16 lanes would be empty and the int8-style kernels are as fast.
@@ -86,40 +84,6 @@ inline void widen(Widened& to, uint8x16_t sums, bool first) {
     vst1q_u16(to[1], first ? vmovl_u8(high) : vaddw_u8(vld1q_u16(to[1]), high));
 }
 
-struct Tile {
-    const uint8_t* x;                       // byte planes at the first position
-    const int32_t* tap;
-    const uint16_t* row;                    // [steps][kQ]
-    const int32_t* flush;
-    int32_t steps;
-    const uint8_t* table;                   // of the layer's code bits, where K uses one
-};
-
-template <class K, int V>
-void tile(const Tile& t, Widened* sums) {
-    const uint16_t* row = t.row;
-    const int32_t* flush = t.flush;
-    for (int32_t s = 0; s < t.steps;) {
-        const bool first = s == 0;
-        uint8x16_t acc[kQ][V];
-#pragma GCC unroll 4
-        for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) acc[q][v] = vdupq_n_u8(0);
-        for (const int32_t end = *flush++; s < end; ++s, row += kQ) {
-            const uint8_t* at = t.x + t.tap[s];
-            uint8x16_t index[V];
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) index[v] = vld1q_u8(at + kLanes * v);
-            K::add(acc, index, row, t.table);
-        }
-#pragma GCC unroll 4
-        for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) widen(sums[q * V + v], acc[q][v], first);
-    }
-}
-
 // The codes of 16 positions, one byte each.
 inline uint8x16_t threshold_bytes(const Widened& sums, const uint16_t* threshold, int32_t count, uint8_t flip) {
     const uint16x8_t low = vld1q_u16(sums[0]), high = vld1q_u16(sums[1]);
@@ -154,60 +118,29 @@ void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int3
     const int64_t pixels = static_cast<int64_t>(conv.h_out) * conv.w_out;
     for (int32_t i = 0; i < vectors; ++i, spans += 4) {
         if (!l.fast) {
-            alignas(16) int32_t wide[kQ][kLanes];
-            for (int q = 0; q < kQ; ++q) spread(sums[q * vectors + i], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
+            alignas(16) int32_t wide[kBlock][kLanes];
+            for (int q = 0; q < kBlock; ++q) spread(sums[q * vectors + i], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
             finish(conv, c, Sums{wide[0], 4, spans}, y);
             continue;
         }
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
         const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
         uint8x16x4_t code;
-        for (int q = 0; q < kQ; ++q)
+        for (int q = 0; q < kBlock; ++q)
             code.val[q] = threshold_bytes(sums[q * vectors + i], threshold + q * kLookupThresholds, conv.requant.levels - 1, flip[q]);
         store_c4(static_cast<uint8_t*>(y) + c / 4 * pixels * 4, spans, code);
     }
 }
 
-// One kernel: K::kIndexBits, K::kMaxV, K::kRowBytes, K::table(code_bits), and K::add(sums, indices, rows, table), one step.
-template <class K>
-struct ByteKernel {
-    static constexpr LookupShape kShape{K::kIndexBits, kQ, kLanes, K::kRowBytes};
-
-    static size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
-    static void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-    static size_t scratch_bytes(const Conv2d& c) {
-        return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), K::kIndexBits).total);
+// run(first vector, vectors, block) for every tile of this share.
+template <class Run>
+inline void for_tiles(const Lookup& l, Share share, int32_t most, Run run) {
+    const GridPart part = part_of(share, l.vectors, l.blocks, most, false);
+    for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
+        n = std::min(part.vectors_end - v, most);
+        for (int32_t b = part.block; b < part.blocks_end; ++b) run(v, n, b);
     }
-
-    static void run_tile(const Tile& t, int32_t vectors, Widened* sums) {
-        switch (vectors) {
-            case 1: return tile<K, 1>(t, sums);
-            case 2: return tile<K, 2>(t, sums);
-            case 3: return tile<K, K::kMaxV < 3 ? K::kMaxV : 3>(t, sums);
-            default: return tile<K, K::kMaxV>(t, sums);
-        }
-    }
-
-    static void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, const void* scratch, Share share) {
-        const Lookup& l = *static_cast<const Lookup*>(prepared);
-        const uint8_t* planes = placed_planes(c, l, scratch);
-        const GridPart part = part_of(share, l.vectors, l.blocks, K::kMaxV, false);
-        alignas(16) Widened sums[kQ * K::kMaxV];
-        for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
-            n = std::min(part.vectors_end - v, K::kMaxV);
-            for (int32_t b = part.block; b < part.blocks_end; ++b) {
-                const Tile t{planes + v * kLanes,
-                             lookup_part<int32_t>(l, l.tap),
-                             lookup_part<uint16_t>(l, l.row) + static_cast<int64_t>(b) * l.steps * kQ,
-                             lookup_part<int32_t>(l, l.flush) + lookup_part<int32_t>(l, l.first)[b],
-                             l.steps,
-                             K::table(l.code_bits)};
-                run_tile(t, n, sums);
-                finish_tile(c, l, b * kQ, v, n, sums, y);
-            }
-        }
-    }
-};
+}
 
 }  // namespace
 }  // namespace edgenas
