@@ -42,6 +42,16 @@ struct ByteSums {                           // [pair][vector]
     uint8x16_t high[kPairs][V];             // of the second one
 };
 
+// Nothing, but gcc takes the sums to be complete before the next step is read. It otherwise looks up all steps first and spills.
+template <int V>
+inline void finish_step(uint8x16_t (&found)[kPairs][V], const RunStep*& step) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPairs; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) __asm__ volatile("" : "+w"(found[p][v]));
+    __asm__ volatile("" : "+r"(step));
+}
+
 // All runs of a segment; every run has `kLength` steps. Returns the first step behind them.
 template <int V, int kLength>
 inline const RunStep* look_up_runs(int32_t runs, const uint8_t* x, const RunStep* step, ByteSums<V>& sums) {
@@ -67,6 +77,7 @@ inline const RunStep* look_up_runs(int32_t runs, const uint8_t* x, const RunStep
                     found[p][v] = k == 0 ? entries : vaddq_u8(found[p][v], entries);
                 }
             }
+            finish_step(found, step);
         }
 #pragma GCC unroll 2
         for (int p = 0; p < kPairs; ++p)
