@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from nas.deploy import DeployError, runner
+from nas.deploy import runner
+from nas.deploy.errors import DeployError
 
 pytestmark = pytest.mark.compiler
 
