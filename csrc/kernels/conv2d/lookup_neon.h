@@ -120,7 +120,7 @@ void finish_tile(const Conv2d& conv, const Lookup& l, int32_t c, int32_t v, int3
         if (!l.fast) {
             alignas(16) int32_t wide[kBlock][kLanes];
             for (int q = 0; q < kBlock; ++q) spread(sums[q * vectors + i], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
-            finish(conv, c, Sums{wide[0], 4, spans}, y);
+            finish(conv, c, Sums<4>{wide[0], spans}, y);
             continue;
         }
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;

@@ -101,33 +101,33 @@ void tile(const Tile& t, Wide* sums) {
     }
 }
 
-using TileFn = void (*)(const Tile&, Wide*);
-#if defined(__aarch64__)
-constexpr TileFn kTile[2][kMaxV] = {{tile<1, false, false>, tile<2, false, false>, tile<3, false, false>},
-                                    {tile<1, true, false>, tile<2, true, false>, tile<3, true, false>}};
-#else
-constexpr TileFn kTile[2][kMaxV] = {{tile<1, false, false>}, {tile<1, true, false>}};
-#endif
-constexpr TileFn kPartTile[2] = {tile<1, false, true>, tile<1, true, true>};
+struct Job {
+    const Conv2d& conv;
+    const Dense& dense;
+    const uint8_t* x;
+    void* y;
+};
 
-void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_t b, int32_t v, int32_t vectors) {
+template <int V, bool kPart>
+void run_tile(const Job& job, int32_t b, int32_t v, int32_t live) {
+    const Dense& d = job.dense;
     const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
     const int64_t first = static_cast<int64_t>(block.plane) * d.planes.size + static_cast<int64_t>(v) * kLanes;
-    const int32_t live = d.planes.positions - (v + vectors - 1) * kLanes;
-    const Tile t{x + 4 * first,
+    const Tile t{job.x + 4 * first,
                  dense_part<int32_t>(d, d.tap),
                  block.steps,
                  dense_part<int32_t>(d, d.weights + block.weights),
                  dense_part<int32_t>(d, d.flush) + block.flush,
                  live};
-    Wide wide[kQ * kMaxV];
-    (d.planes.copied || live >= kLanes ? kTile[d.flip][vectors - 1] : kPartTile[d.flip])(t, wide);
-    alignas(16) int32_t sums[kQ * kMaxV * kLanes];
+    Wide wide[kQ * V];
+    if (d.flip) tile<V, true, kPart>(t, wide);
+    else tile<V, false, kPart>(t, wide);
+    alignas(16) int32_t sums[kQ * V * kLanes];
     const int32_t* start = dense_part<int32_t>(d, d.start) + b * kQ;
-    for (int32_t q = 0; q < kQ; ++q)
-        for (int32_t i = q * vectors; i < (q + 1) * vectors; ++i)
+    for (int q = 0; q < kQ; ++q)
+        for (int i = q * V; i < (q + 1) * V; ++i)
             vst1q_s32(sums + i * kLanes, vaddq_s32(vdupq_n_s32(start[q]), add_pairs(wide[i].low, wide[i].high)));
-    finish(c, b * kQ, Sums{sums, vectors, dense_part<OutputSpan>(d, d.span) + v}, y);
+    finish(job.conv, b * kQ, Sums<V>{sums, dense_part<OutputSpan>(d, d.span) + v}, job.y);
 }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
@@ -136,8 +136,18 @@ void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch
 
 void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
     const Dense& d = *static_cast<const Dense*>(prepared);
-    const uint8_t* in = input_of(d.planes, x, scratch);
-    for_tiles(d, share, kMaxV, [&](int32_t b, int32_t v, int32_t vectors) { run_tile(c, d, in, y, b, v, vectors); });
+    const Job job{c, d, input_of(d.planes, x, scratch), y};
+    for_tiles(d, share, kMaxV, [&](int32_t b, int32_t v, int32_t vectors) {
+        const int32_t live = d.planes.positions - (v + vectors - 1) * kLanes;
+        if (live < kLanes && !d.planes.copied) return run_tile<1, true>(job, b, v, live);
+        switch (vectors) {
+            case 1: return run_tile<1, false>(job, b, v, live);
+#if defined(__aarch64__)
+            case 2: return run_tile<2, false>(job, b, v, live);
+#endif
+            default: return run_tile<kMaxV, false>(job, b, v, live);
+        }
+    });
 }
 
 }  // namespace

@@ -68,25 +68,30 @@ void tile(const Tile& t, int32_t* sums) {
         for (int v = 0; v < V; ++v) vst1q_s32(sums + (q * V + v) * kLanes, acc[q][v]);
 }
 
-using TileFn = void (*)(const Tile&, int32_t*);
-constexpr TileFn kTile[2][kMaxV] = {{tile<1, false, false>, tile<2, false, false>, tile<3, false, false>},
-                                    {tile<1, true, false>, tile<2, true, false>, tile<3, true, false>}};
-constexpr TileFn kPartTile[2] = {tile<1, false, true>, tile<1, true, true>};
+struct Job {
+    const Conv2d& conv;
+    const Dense& dense;
+    const uint8_t* x;
+    void* y;
+};
 
-void run_tile(const Conv2d& c, const Dense& d, const uint8_t* x, void* y, int32_t b, int32_t v, int32_t vectors) {
+template <int V, bool kPart>
+void run_tile(const Job& job, int32_t b, int32_t v, int32_t live) {
+    const Dense& d = job.dense;
     const DenseBlock& block = dense_part<DenseBlock>(d, d.block)[b];
     const int64_t first = static_cast<int64_t>(block.plane) * d.planes.size + static_cast<int64_t>(v) * kLanes;
-    const int32_t live = d.planes.positions - (v + vectors - 1) * kLanes;
-    const Tile t{x + 4 * first,
+    const Tile t{job.x + 4 * first,
                  dense_part<int32_t>(d, d.tap),
                  block.steps,
                  dense_part<int8_t>(d, d.weights + block.weights),
                  dense_part<int32_t>(d, d.start) + b * kQ,
                  live};
-    alignas(16) int32_t sums[kQ * kMaxV * kLanes];
-    (d.planes.copied || live >= kLanes ? kTile[d.flip][vectors - 1] : kPartTile[d.flip])(t, sums);
+    alignas(16) int32_t sums[kQ * V * kLanes];
+    if (d.flip) tile<V, true, kPart>(t, sums);
+    else tile<V, false, kPart>(t, sums);
     const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + v;
-    for (int32_t q = 0; q < kQ && b * kQ + q < c.c_out; q += 4) finish(c, b * kQ + q, Sums{sums + q * vectors * kLanes, vectors, spans}, y);
+    for (int32_t q = 0; q < kQ && b * kQ + q < job.conv.c_out; q += 4)
+        finish(job.conv, b * kQ + q, Sums<V>{sums + q * V * kLanes, spans}, job.y);
 }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
@@ -95,8 +100,16 @@ void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch
 
 void compute(const Conv2d& c, const void* prepared, const uint8_t* x, void* y, const void* scratch, Share share) {
     const Dense& d = *static_cast<const Dense*>(prepared);
-    const uint8_t* in = input_of(d.planes, x, scratch);
-    for_tiles(d, share, kMaxV, [&](int32_t b, int32_t v, int32_t vectors) { run_tile(c, d, in, y, b, v, vectors); });
+    const Job job{c, d, input_of(d.planes, x, scratch), y};
+    for_tiles(d, share, kMaxV, [&](int32_t b, int32_t v, int32_t vectors) {
+        const int32_t live = d.planes.positions - (v + vectors - 1) * kLanes;
+        if (live < kLanes && !d.planes.copied) return run_tile<1, true>(job, b, v, live);
+        switch (vectors) {
+            case 1: return run_tile<1, false>(job, b, v, live);
+            case 2: return run_tile<2, false>(job, b, v, live);
+            default: return run_tile<kMaxV, false>(job, b, v, live);
+        }
+    });
 }
 
 }  // namespace
