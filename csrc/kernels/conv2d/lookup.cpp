@@ -20,10 +20,13 @@ int32_t absent_weight(int32_t code_bits) { return code_bits == 1 ? 1 : 2; }
 struct Parts {
     std::vector<int32_t> taps, first, flushes, offsets, trees;
     std::vector<uint16_t> rows, thresholds;
-    std::vector<uint8_t> flips, outside, near;
+    std::vector<uint8_t> flips, outside;
     std::vector<RunStep> steps;
     std::vector<RunSegment> segments;
     std::vector<ByteLevels> levels;
+    std::vector<SumReach> reaches;
+    std::vector<LookupCompare> compares;
+    bool bytes = true;                      // all of `compares` are exact
 };
 
 // The packed weights of every step of one output channel, and acc - sum.
@@ -85,31 +88,57 @@ std::vector<uint8_t> outside_bytes(const Conv2d& c, int32_t index_bits) {
     return outside;
 }
 
-// sign * (sum + offset) >= t as a comparison of the unsigned sum. For sign -1 the comparison is the negated one, and since the
-// number of levels is a power of two, levels - 1 - count is count ^ (levels - 1).
+// Threshold k of channel co as a bound of the unsigned sum: its code counts sums >= bound, or for sign -1 the others.
+int64_t sum_bound(const Conv2d& c, int32_t co, int32_t k, int32_t offset) {
+    const int64_t t = c.requant.thresholds[static_cast<int64_t>(co) * (c.requant.levels - 1) + k];
+    return c.requant.sign[co] < 0 ? -t + 1 - offset : t - offset;
+}
+
+// For sign -1 the code is levels - 1 - count, which is count ^ (levels - 1), since the number of levels is a power of two.
 void append_thresholds(const Conv2d& c, int32_t co, int32_t offset, Parts& parts) {
     const Requant& r = c.requant;
     const bool present = co < c.c_out;
     parts.flips.push_back(present && r.sign[co] < 0 ? static_cast<uint8_t>(r.levels - 1) : 0);
     for (int32_t k = 0; k < kLookupThresholds; ++k) {
-        int64_t at = 65535;
-        if (present && k < r.levels - 1) {
-            const int64_t t = r.thresholds[static_cast<int64_t>(co) * (r.levels - 1) + k];
-            at = r.sign[co] < 0 ? -t + 1 - offset : t - offset;
-        }
+        const int64_t at = present && k < r.levels - 1 ? sum_bound(c, co, k, offset) : 65535;
         parts.thresholds.push_back(static_cast<uint16_t>(std::clamp<int64_t>(at, 0, 65535)));
     }
 }
 
+// `largest` sums of the channel are possible. Bounds that every sum reaches go into `start`, those that none reaches are 255.
+void append_compare(const Conv2d& c, int32_t co, const ChannelRows& rows, int32_t largest, Parts& parts) {
+    LookupCompare compare{0, 0, 0, {255, 255, 255}};
+    int64_t bounds[kLookupThresholds], low = 0, high = 0;
+    int32_t count = 0;
+    if (co < c.c_out) {
+        const bool negative = c.requant.sign[co] < 0;
+        compare.step = static_cast<uint8_t>(negative ? -1 : 1);
+        compare.start = static_cast<uint8_t>(negative ? c.requant.levels - 1 : 0);
+        for (int32_t k = 0; k < c.requant.levels - 1; ++k) {
+            const int64_t bound = sum_bound(c, co, k, rows.offset);
+            if (bound <= 0) compare.start = static_cast<uint8_t>(compare.start + compare.step);
+            if (bound <= 0 || bound > largest) continue;
+            low = count == 0 ? bound : std::min(low, bound), high = std::max(high, bound);
+            bounds[count++] = bound;
+        }
+    }
+    if (count > 0) {
+        compare.base = static_cast<uint16_t>(low - 1);
+        parts.bytes = parts.bytes && high - low < 255 && largest - compare.base < 32768;        // one signed pack clips to bytes
+    }
+    for (int32_t k = 0; k < count; ++k) compare.above[k] = static_cast<uint8_t>(bounds[k] - low);
+    parts.compares.push_back(compare);
+}
+
 void append_levels(const std::vector<StepRange>& ranges, bool bytes, Parts& parts) {
-    parts.near.push_back(1);
+    parts.reaches.push_back(bytes ? SumReach::kBytes : SumReach::kNear);
     for (size_t q = 0; q < kRunChannels; ++q) {
         int32_t largest = 0;
         for (const StepRange& r : ranges) largest += r[q];
         const uint16_t* thresholds = parts.thresholds.data() + parts.thresholds.size() - (kRunChannels - q) * kLookupThresholds;
         ByteLevels levels{};
         const uint8_t flip = parts.flips[parts.flips.size() - kRunChannels + q];
-        if (!byte_levels(thresholds, largest, flip, bytes, levels)) parts.near.back() = 0;
+        if (!byte_levels(thresholds, largest, flip, bytes, levels)) parts.reaches.back() = SumReach::kFar;
         parts.levels.push_back(levels);
     }
 }
@@ -130,7 +159,7 @@ void append_runs(const std::vector<ChannelRows>& block, const LookupShape& shape
         parts.steps.push_back(step);
     }
     parts.segments.insert(parts.segments.end(), order.segments.begin(), order.segments.end());
-    if (fast) append_levels(ranges, order.segments.size() == 1, parts);
+    if (fast) append_levels(ranges, order.bytes, parts);
 }
 
 void append_rows(const std::vector<ChannelRows>& block, const LookupShape& shape, int32_t bits, Parts& parts) {
@@ -150,7 +179,11 @@ Parts build(const Conv2d& c, const LookupShape& shape, const Planes& planes, boo
         for (int32_t q = 0; q < shape.channels; ++q) {
             block.push_back(channel_rows(c, shape, first + q));
             parts.offsets.push_back(block.back().offset);
-            if (fast) append_thresholds(c, first + q, block.back().offset, parts);
+            if (!fast) continue;
+            int32_t largest = 0;
+            for (const int32_t w : block.back().weights) largest += largest_entry(shape.index_bits, bits, w);
+            append_thresholds(c, first + q, block.back().offset, parts);
+            if (!shape.runs) append_compare(c, first + q, block.back(), largest, parts);
         }
         parts.first.push_back(static_cast<int32_t>(shape.runs ? parts.segments.size() : parts.flushes.size()));
         if (shape.runs) append_runs(block, shape, bits, fast, parts);
@@ -174,6 +207,7 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     l.code_bits = lookup_code_bits(c);
     l.byte_planes = static_cast<int32_t>(parts.outside.size());
     l.fast = fast_epilogue(c);
+    l.bytes = l.fast && parts.bytes;
     int64_t at = aligned(sizeof(Lookup));
     const auto place = [&at](int64_t& offset, size_t bytes) { offset = at, at = aligned(at + static_cast<int64_t>(bytes)); };
     place(l.tap, sizeof(int32_t) * parts.taps.size());
@@ -186,7 +220,8 @@ Lookup header_of(const Conv2d& c, const LookupShape& shape, const Planes& planes
     place(l.threshold, sizeof(uint16_t) * parts.thresholds.size());
     place(l.flip, parts.flips.size());
     place(l.level, sizeof(ByteLevels) * parts.levels.size());
-    place(l.near, parts.near.size());
+    place(l.reach, parts.reaches.size());
+    place(l.compare, sizeof(LookupCompare) * parts.compares.size());
     place(l.outside, parts.outside.size());
     place(l.span, sizeof(OutputSpan) * 4 * static_cast<size_t>(l.vectors));
     place(l.table, c.requant.kind == Epilogue::kTable ? static_cast<size_t>(c.requant.table_size + kTableBlock) : 0);
@@ -239,7 +274,8 @@ void lookup_prepare(const Conv2d& c, const LookupShape& shape, void* prepared) {
     put(base, l.threshold, parts.thresholds);
     put(base, l.flip, parts.flips);
     put(base, l.level, parts.levels);
-    put(base, l.near, parts.near);
+    put(base, l.reach, parts.reaches);
+    put(base, l.compare, parts.compares);
     put(base, l.outside, parts.outside);
     put(base, l.tree, parts.trees);
     output_spans(planes, shape.lanes / 4, reinterpret_cast<OutputSpan*>(base + l.span));

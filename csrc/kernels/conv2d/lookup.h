@@ -1,4 +1,4 @@
-// Layers of at most 2-bit weights and codes, prepared for the table lookup kernels (w2a2_avx512.cpp, w2a2_avx2.cpp).
+// Layers of at most 2-bit weights and codes, prepared for the table lookup kernels (lookup_avx512.cpp, lookup_avx2.cpp).
 //
 // Codes of several input channels at one pixel share a byte: the index. The weights that meet them select one row of a small
 // table whose entry `index` is their dot product, raised by a constant so that it is never negative. One byte shuffle per (row,
@@ -8,7 +8,7 @@
 //
 // Built for the portable CPU (lookup.cpp), read by the ISA files. One buffer, offsets in bytes from its start:
 //   Lookup header | taps | rows | first flush of each block | flushes | steps | segments | offsets | thresholds | flips | levels |
-//   near | outside | spans | table | trees
+//   reaches | compares | outside | spans | table | trees
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -84,11 +84,18 @@ constexpr int32_t lookup_entry(int32_t index_bits, int32_t code_bits, int32_t we
 
 constexpr int32_t kLookupThresholds = 3;    // of the fast epilogue; absent ones are 65535, which no sum reaches
 
+// The same thresholds as bytes, of one channel: code = start + step * count(min(max(sum - base, 0), 255) > above), modulo 256.
+struct LookupCompare {
+    uint16_t base;
+    uint8_t start, step, above[kLookupThresholds];
+};
+
 struct Lookup {
     Planes planes;                  // of bytes
     int32_t index_bits, code_bits;
     int32_t steps, blocks, vectors, byte_planes;
     bool fast;                      // kThreshold with at most 4 levels, compared as uint16
+    bool bytes;                     // fast, and the thresholds of every channel are close enough for LookupCompare
     int64_t tap;                    // int32 [steps], offset of the input
     int64_t row;                    // uint16 [blocks][steps][channels], offset of the table row
     int64_t first, flush;           // int32 [blocks + 1]: index of the block's first flush point; int32: steps, the last is `steps`
@@ -96,7 +103,9 @@ struct Lookup {
     int64_t offset;                 // int32 [blocks * channels]: acc = sum + offset
     int64_t threshold;              // uint16 [blocks * channels][kLookupThresholds]: code = count(sum >= threshold) ^ flip
     int64_t flip;                   // uint8 [blocks * channels]
-    int64_t level, near;            // runs: ByteLevels [blocks * channels]; uint8 [blocks], whether the block has them
+    int64_t level;                  // runs: ByteLevels [blocks * channels]
+    int64_t reach;                  // runs: SumReach [blocks]
+    int64_t compare;                // LookupCompare [blocks * channels]
     int64_t outside;                // uint8 [byte_planes], the byte outside the image
     int64_t span;                   // OutputSpan [4 * vectors], of lanes / 4 positions each
     int64_t table;                  // copy of the requantization table, padded as in dense.h

@@ -52,20 +52,23 @@ RunOrder order_runs(const std::vector<StepRange>& ranges) {
     std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
         return a.steps.size() != b.steps.size() ? a.steps.size() > b.steps.size() : a.steps[0] < b.steps[0];
     });
-    RunOrder order;
+    RunOrder order{{}, {}, true};
     std::array<int32_t, kRunChannels> sum{};
     for (const Run& r : runs) {
-        const auto length = static_cast<int32_t>(r.steps.size());
-        bool fits = !order.segments.empty();
+        const auto length = static_cast<int16_t>(r.steps.size());
+        bool fits = true;
         for (size_t q = 0; q < sum.size(); ++q) fits = fits && sum[q] + r.sum[q] <= kByte;
-        if (!fits || order.segments.back().length != length) {
-            order.segments.push_back({length, 0});
+        if (!fits) {
+            order.segments.back().widen = true, order.bytes = false;
             sum.fill(0);
         }
+        if (order.segments.empty() || order.segments.back().widen || order.segments.back().length != length)
+            order.segments.push_back({length, false, 0});
         ++order.segments.back().runs;
         for (size_t q = 0; q < sum.size(); ++q) sum[q] += r.sum[q];
         order.steps.insert(order.steps.end(), r.steps.begin(), r.steps.end());
     }
+    order.segments.back().widen = true;
     return order;
 }
 

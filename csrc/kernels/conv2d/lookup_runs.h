@@ -2,10 +2,9 @@
 //
 // A table entry fits half a byte, so one row of 16 bytes holds the entries of two output channels, the second one's in the high
 // halves: one shuffle looks both up. What consecutive steps find may be added as bytes as long as neither half passes 15: that is a
-// run. After each run the halves are separated and added to byte sums, which are widened before they could pass 255: the runs up
-// to there are a segment. How large entries get is known from the weights; steps may come in any order, so steps with small
-// entries are combined with those that leave them room, and the runs of a block are sorted by length. All runs of a segment have
-// the same length, and kernels have one loop for each length.
+// run. After each run the halves are separated and added to byte sums, which are widened before they could pass 255. How large
+// entries get is known from the weights; steps may come in any order, so steps with small entries are combined with those that
+// leave them room, and the runs of a block are sorted by length. A segment is runs of one length, with one loop for each length.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -22,7 +21,9 @@ struct RunStep {
 };
 
 struct RunSegment {
-    int32_t length, runs;                   // steps of a run
+    int16_t length;                         // steps of a run
+    bool widen;                             // after it; always true for the last one
+    int32_t runs;
 };
 
 // The largest entry of each channel at one step.
@@ -31,6 +32,7 @@ using StepRange = std::array<uint8_t, kRunChannels>;
 struct RunOrder {
     std::vector<int32_t> steps;             // permutation
     std::vector<RunSegment> segments;
+    bool bytes;                             // the sums of all steps are bytes
 };
 
 RunOrder order_runs(const std::vector<StepRange>& ranges);
@@ -41,6 +43,13 @@ struct ByteLevels {
     uint32_t middle;                        // int16 twice, the others are bytes four times
     uint32_t above[3];
     uint32_t base, flip;
+};
+
+// What is known of a block's sums.
+enum class SumReach : uint8_t {
+    kFar,                                   // thresholds are compared as 16 bits
+    kNear,                                  // all channels have ByteLevels
+    kBytes,                                 // and the sums are bytes themselves, never widened
 };
 
 // thresholds: three, of sums from 0 to `largest`. bytes: the sums are bytes, and middle has to be 128. Returns false if they lie

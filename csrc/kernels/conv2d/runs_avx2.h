@@ -1,4 +1,4 @@
-// The inner loop of the AVX2 lookup kernel (w2a2_avx2.cpp): the runs of one segment (lookup_runs.h) for two pairs of channels at V
+// The inner loop of the AVX2 lookup kernel (lookup_avx2.cpp): the runs of one segment (lookup_runs.h) for two pairs of channels at V
 // vectors of 32 positions. Internal linkage: only files compiled for AVX2 may include it.
 //
 // Assembly, because the loop needs all 16 registers and compilers spill some of them in its middle, which halves the speed:
@@ -18,6 +18,11 @@ namespace {
 
 struct alignas(32) ByteSums {
     __m256i both[2][2], high[2][2];         // [pair][vector]
+
+    void clear() {                          // by whole vectors, which can be loaded again at once
+        for (int p = 0; p < 2; ++p)
+            for (int v = 0; v < 2; ++v) both[p][v] = high[p][v] = _mm256_setzero_si256();
+    }
 };
 
 alignas(32) constexpr uint64_t kLowHalves[4] = {0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F0F0F0F};
@@ -44,13 +49,13 @@ alignas(32) constexpr uint64_t kLowHalves[4] = {0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F
 #define RUNS_STEPS_2(V) RUNS_STEPS_1(V) RUNS_NEXT(V, 1)
 #define RUNS_STEPS_3(V) RUNS_STEPS_2(V) RUNS_NEXT(V, 2)
 #define RUNS_STEPS_4(V) RUNS_STEPS_3(V) RUNS_NEXT(V, 3)
-#define RUNS_ZERO(r) "vpxor %%" #r ", %%" #r ", %%" #r "\n\t"
+#define RUNS_LOAD(k, r) "vmovdqa 32*" #k "(%[sums]), %%" #r "\n\t"
 #define RUNS_STORE(k, r) "vmovdqa %%" #r ", 32*" #k "(%[sums])\n\t"
 
 // All runs of a segment; every run has LENGTH steps.
 #define RUNS_SEGMENT(V, LENGTH)                                                                                              \
-    __asm__ volatile(RUNS_ZERO(ymm0) RUNS_ZERO(ymm1) RUNS_ZERO(ymm2) RUNS_ZERO(ymm3) RUNS_ZERO(ymm4) RUNS_ZERO(ymm5)         \
-                         RUNS_ZERO(ymm6) RUNS_ZERO(ymm7) ".p2align 5\n1:\n\t" RUNS_STEPS_##LENGTH(V) RUNS_ADD_##V            \
+    __asm__ volatile(RUNS_LOAD(0, ymm0) RUNS_LOAD(1, ymm1) RUNS_LOAD(2, ymm2) RUNS_LOAD(3, ymm3) RUNS_LOAD(4, ymm4)         \
+                         RUNS_LOAD(5, ymm5) RUNS_LOAD(6, ymm6) RUNS_LOAD(7, ymm7) ".p2align 5\n1:\n\t" RUNS_STEPS_##LENGTH(V) RUNS_ADD_##V            \
                      "add $8*" #LENGTH ", %[step]\n\tdec %[runs]\n\tjnz 1b\n\t"                                              \
                      RUNS_STORE(0, ymm0) RUNS_STORE(1, ymm1) RUNS_STORE(2, ymm2) RUNS_STORE(3, ymm3) RUNS_STORE(4, ymm4)     \
                          RUNS_STORE(5, ymm5) RUNS_STORE(6, ymm6) RUNS_STORE(7, ymm7)                                         \
@@ -59,7 +64,7 @@ alignas(32) constexpr uint64_t kLowHalves[4] = {0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F
                      : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",       \
                        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
 
-// Returns the first step behind the segment.
+// Adds to the sums; returns the first step behind the segment.
 template <int V>
 inline const RunStep* look_up_runs(const RunSegment& segment, const uint8_t* x, const RunStep* step, const uint8_t* table, ByteSums& sums) {
     int64_t runs = segment.runs, address;

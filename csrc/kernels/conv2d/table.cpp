@@ -6,9 +6,9 @@ namespace edgenas {
 std::span<const Variant> conv2d_variants() {
     static const Variant kVariants[] = {
 #if defined(__x86_64__)
-        kConv2dW2A2Avx512,
+        kConv2dLookupAvx512,
         kConv2dAvx512,
-        kConv2dW2A2Avx2,
+        kConv2dLookupAvx2,
         kConv2dAvx2,
 #elif defined(__aarch64__) || defined(__arm__)
         kConv2dW1A1Neon,

@@ -8,8 +8,8 @@ extern const Variant kConv2dReference;      // reference.cpp
 #if defined(__x86_64__)
 extern const Variant kConv2dAvx2;           // avx2.cpp
 extern const Variant kConv2dAvx512;         // avx512.cpp
-extern const Variant kConv2dW2A2Avx2;       // w2a2_avx2.cpp
-extern const Variant kConv2dW2A2Avx512;     // w2a2_avx512.cpp
+extern const Variant kConv2dLookupAvx2;     // lookup_avx2.cpp
+extern const Variant kConv2dLookupAvx512;   // lookup_avx512.cpp
 #elif defined(__aarch64__) || defined(__arm__)
 #if defined(__aarch64__)
 extern const Variant kConv2dNeonDotprod;    // neon_dotprod.cpp

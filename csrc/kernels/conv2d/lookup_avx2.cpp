@@ -4,17 +4,13 @@
 // Lanes are 32 consecutive output positions. One vpshufb looks up 32 indices for two output channels at once: 128 or 256
 // multiply-adds. lookup_runs.h says how what it finds is added, runs_avx2.h is the loop. A tile is 4 output channels x up to 2
 // vectors.
-#include <algorithm>
-
-#include "finish_avx2.h"
-#include "lookup.h"
+#include "lookup_pack_avx2.h"
 #include "runs_avx2.h"
 #include "variants.h"
 
 namespace edgenas {
 namespace {
 
-constexpr int32_t kIndexBits = 4;
 constexpr int32_t kQ = kRunChannels;        // output channels of a block
 constexpr int32_t kMaxV = 2;                // vectors of a tile
 constexpr int32_t kLanes = 32;
@@ -38,70 +34,13 @@ constexpr int32_t kLeastPositions = 20;
 bool supports(const Conv2d& c) { return lookup_fits(c, kLeastPositions); }
 size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
 void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kIndexBits).total); }
-
-inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-
-// 8 pixels of one group of C4 planes, folded as lookup.h says.
-inline __m256i pack_pixels(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, __m256i live, int64_t left) {
-    __m256i codes = _mm256_setzero_si256();
-    for (int32_t s = 0; s < planes; ++s) {
-        const uint8_t* from = c4 + s * pixels * 4;
-        const __m256i in = left >= 8 ? load256(from)
-                                     : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first_lanes(static_cast<int32_t>(left)));
-        codes = _mm256_or_si256(codes, _mm256_slli_epi32(in, s * bits));
-    }
-    codes = _mm256_and_si256(codes, live);
-    const int32_t used = planes * bits, spare = kIndexBits - used;
-    switch (lookup_fold(kIndexBits, used)) {
-        case 1: codes = _mm256_or_si256(codes, _mm256_srli_epi32(codes, 7)); return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 14));
-        case 2: return _mm256_or_si256(codes, _mm256_srli_epi32(codes, 16 - used));
-        case 3: {
-            __m256i folded = codes;
-            for (int32_t k = 0; k < 3; ++k) {
-                const __m256i moved = _mm256_srli_epi32(codes, 24 + k * spare - 8 * k - used);
-                folded = _mm256_or_si256(folded, _mm256_and_si256(moved, _mm256_set1_epi32(((1 << spare) - 1) << (8 * k + used))));
-            }
-            return folded;
-        }
-        default: return codes;
-    }
-}
-
-// One group of C4 planes becomes up to four byte planes.
-void pack_group(const uint8_t* c4, int64_t pixels, int32_t planes, int32_t bits, uint32_t live, int64_t stride, uint8_t* packed) {
-    const __m256i low = _mm256_set1_epi16(0x00FF), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const int32_t folded = lookup_fold(kIndexBits, planes * bits);
-    for (int64_t at = 0; at < pixels; at += kLanes) {
-        __m256i even[4], odd[4];            // bytes 0 and 2, 1 and 3 of 8 pixels as uint16
-        for (int i = 0; i < 4; ++i) {
-            const int64_t left = std::clamp<int64_t>(pixels - at - 8 * i, 0, 8);
-            const __m256i codes = pack_pixels(c4 + (left > 0 ? 4 * (at + 8 * i) : 0), pixels, planes, bits,
-                                              _mm256_set1_epi32(static_cast<int32_t>(live)), left);
-            even[i] = _mm256_and_si256(codes, low), odd[i] = _mm256_srli_epi16(codes, 8);
-        }
-        // Bytes (plane 0, plane 2) or (1, 3) of positions; 128-bit halves hold 0-3, 8-11 | 4-7, 12-15 and the same from 16 on.
-        for (int i = 0; i < 4 && i < folded; ++i) {
-            const __m256i(&from)[4] = i % 2 == 0 ? even : odd;
-            const __m256i a = _mm256_packus_epi16(from[0], from[1]), b = _mm256_packus_epi16(from[2], from[3]);
-            const __m256i plane = i < 2 ? _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low))
-                                        : _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-            store256(packed + i * stride + at, _mm256_permutevar8x32_epi32(plane, order));
-        }
-    }
-}
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(pack_scratch(c, byte_planes_of(c)).total); }
 
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = lookup_scratch(c, l.planes, kIndexBits).packed_stride;
-    uint8_t* packed = static_cast<uint8_t*>(scratch);
-    const int32_t bits = l.code_bits, group = kIndexBits / bits, c4 = (c.c_in + 3) / 4, groups = (c4 + group - 1) / group;
-    const int32_t first = begin_of(share, groups), last = end_of(share, groups);
-    for (int32_t t = first, g = t * group; t < last; ++t, g += group)
-        pack_group(x + g * pixels * 4, pixels, std::min(group, c4 - g), bits,
-                   lookup_live_bits(bits, std::min(4 * group, c.c_in - 4 * g)), stride, packed + 4 * t * stride);
-    place_planes(c, l, 4 * first, 4 * last, packed);
+    const int32_t groups = (l.byte_planes + 3) / 4, first = begin_of(share, groups);
+    uint8_t *to = static_cast<uint8_t*>(scratch), *buffer = to + first * pack_scratch(c, l.planes).group;    // one for all its groups
+    for (int32_t t = first; t < end_of(share, groups); ++t) pack_group(c, l, x, t, buffer, to);
 }
 
 // Sums of one tile, widened: [channel][vector][even, odd position][16]; even sums still contain 256 * odd.
@@ -129,19 +68,20 @@ inline EvenOdd load_sums(const Widened& from) {
 
 inline __m256i splat(uint32_t four_bytes) { return _mm256_set1_epi32(static_cast<int32_t>(four_bytes)); }
 
-// The codes of 32 positions, one byte each: by ByteLevels, of x as int8.
-inline __m256i level_codes(const ByteLevels& l, __m256i x) {
-    __m256i code = splat(l.base);
-    for (const uint32_t above : l.above) code = _mm256_sub_epi8(code, _mm256_cmpgt_epi8(x, splat(above)));
+// The codes of 32 positions, one byte each: by ByteLevels, of x as int8. binary: only the first threshold is there.
+inline __m256i level_codes(const ByteLevels& l, bool binary, __m256i x) {
+    __m256i code = _mm256_sub_epi8(splat(l.base), _mm256_cmpgt_epi8(x, splat(l.above[0])));
+    if (!binary)
+        for (int k = 1; k < 3; ++k) code = _mm256_sub_epi8(code, _mm256_cmpgt_epi8(x, splat(l.above[k])));
     return _mm256_xor_si256(code, splat(l.flip));
 }
 
 // The same from widened sums.
-inline __m256i level_codes(const ByteLevels& l, const Widened& sums) {
+inline __m256i level_codes(const ByteLevels& l, bool binary, const Widened& sums) {
     const EvenOdd s = load_sums(sums);
     const __m256i middle = splat(l.middle), order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
     const __m256i x = _mm256_packs_epi16(_mm256_sub_epi16(s.even, middle), _mm256_sub_epi16(s.odd, middle));
-    return level_codes(l, _mm256_shuffle_epi8(x, order));
+    return level_codes(l, binary, _mm256_shuffle_epi8(x, order));
 }
 
 // The same by comparing 16-bit sums with thresholds of any distance.
@@ -198,9 +138,10 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
         return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree)}, at.y);
     }
     __m256i code[kQ];
-    if (lookup_part<uint8_t>(l, l.near)[b]) {
+    if (lookup_part<SumReach>(l, l.reach)[b] != SumReach::kFar) {
+        const bool binary = at.conv.requant.levels == 2;
         const ByteLevels* levels = lookup_part<ByteLevels>(l, l.level) + c;
-        for (int q = 0; q < kQ; ++q) code[q] = level_codes(levels[q], sums[q * stride]);
+        for (int q = 0; q < kQ; ++q) code[q] = level_codes(levels[q], binary, sums[q * stride]);
     } else {
         const uint16_t* threshold = lookup_part<uint16_t>(l, l.threshold) + c * kLookupThresholds;
         const uint8_t* flip = lookup_part<uint8_t>(l, l.flip) + c;
@@ -213,11 +154,12 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
 void finish_bytes(const Place& at, int32_t b, const ByteSums& sums, int32_t v) {
     const ByteLevels* levels = lookup_part<ByteLevels>(at.lookup, at.lookup.level) + b * kQ;
     const __m256i middle = _mm256_set1_epi8(-128);
+    const bool binary = at.conv.requant.levels == 2;
     __m256i code[kQ];
     for (int p = 0; p < kQ / 2; ++p) {
         const __m256i high = sums.high[p][v], low = low_sums(sums.both[p][v], high);
-        code[2 * p] = level_codes(levels[2 * p], _mm256_xor_si256(low, middle));
-        code[2 * p + 1] = level_codes(levels[2 * p + 1], _mm256_xor_si256(high, middle));
+        code[2 * p] = level_codes(levels[2 * p], binary, _mm256_xor_si256(low, middle));
+        code[2 * p + 1] = level_codes(levels[2 * p + 1], binary, _mm256_xor_si256(high, middle));
     }
     store_c4(at.plane(b), at.limit, at.spans, code);
 }
@@ -240,20 +182,25 @@ void run_tile(const Job& job, int32_t b, int32_t v) {
     const int32_t* first = lookup_part<int32_t>(l, l.first) + b;
     const OutputSpan* spans = lookup_part<OutputSpan>(l, l.span) + 4 * v;
     ByteSums found;
-    if (l.fast && first[1] - first[0] == 1) {
-        look_up_runs<V>(segments[first[0]], x, step, table, found);
+    found.clear();
+    if (l.fast && lookup_part<SumReach>(l, l.reach)[b] == SumReach::kBytes) {
+        for (int32_t s = first[0]; s < first[1]; ++s) step = look_up_runs<V>(segments[s], x, step, table, found);
         for (int i = 0; i < V; ++i) finish_bytes(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, found, i);
         return;
     }
     alignas(64) Widened sums[kQ * V];
+    bool widened = false;
     int32_t s = first[0];
     do {
         step = look_up_runs<V>(segments[s], x, step, table, found);
+        if (!segments[s].widen) continue;
         for (int p = 0; p < kQ / 2; ++p)
             for (int i = 0; i < V; ++i) {
-                widen(sums[2 * p * V + i], low_sums(found.both[p][i], found.high[p][i]), s == first[0]);
-                widen(sums[(2 * p + 1) * V + i], found.high[p][i], s == first[0]);
+                widen(sums[2 * p * V + i], low_sums(found.both[p][i], found.high[p][i]), !widened);
+                widen(sums[(2 * p + 1) * V + i], found.high[p][i], !widened);
             }
+        widened = true;
+        found.clear();
     } while (++s < first[1]);
     for (int i = 0; i < V; ++i) finish_wide(Place{job.conv, l, spans + 4 * i, job.limit, job.y}, b, sums + i, V);
 }
@@ -263,7 +210,7 @@ void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, con
     const GridPart part = part_of(share, l.vectors, l.blocks, kMaxV, false);
     const int64_t pixels = static_cast<int64_t>(c.h_out) * c.w_out;
     const int64_t limit = store_limit(lookup_part<OutputSpan>(l, l.span), part.vectors_end, l.vectors, 4, pixels);
-    const Job job{c, l, placed_planes(c, l, scratch), y, limit};
+    const Job job{c, l, static_cast<const uint8_t*>(scratch) + pack_scratch(c, l.planes).planes, y, limit};
     for (int32_t v = part.vector, n; v < part.vectors_end; v += n) {
         n = part.vectors_end - v >= kMaxV ? kMaxV : 1;
         for (int32_t b = part.block; b < part.blocks_end; ++b) {
@@ -275,6 +222,6 @@ void compute(const Conv2d& c, const void* prepared, const uint8_t*, void* y, con
 
 }  // namespace
 
-const Variant kConv2dW2A2Avx2{"w2a2_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
+const Variant kConv2dLookupAvx2{"lookup_avx2", 1, supports, prepared_bytes, prepare, scratch_bytes, pack, compute};
 
 }  // namespace edgenas
