@@ -294,7 +294,8 @@ int run_only(const Selection& selection, const std::string& variant, int count) 
                 std::printf("%lld\n", static_cast<long long>(macs(l.shape)));
                 return 0;
             }
-    std::fprintf(stderr, "no variant %s that runs layer %s in %s here\n", variant.c_str(), selection.layer.c_str(), selection.precision.c_str());
+    std::fprintf(stderr, "no variant %s that runs layer %s in %s here\n", variant.c_str(), selection.layer.c_str(),
+                 selection.precision.c_str());
     return 1;
 }
 

@@ -19,7 +19,9 @@ struct Neon {
     static Reg set1(float f) { return vdupq_n_f32(f); }
     static Reg load(const float* p) { return vld1q_f32(p); }
     static int32_t mask(int32_t live) { return live; }
-    static Reg load_part(const float* p, int32_t live) { return vreinterpretq_f32_u8(load_lanes(reinterpret_cast<const uint8_t*>(p), live)); }
+    static Reg load_part(const float* p, int32_t live) {
+        return vreinterpretq_f32_u8(load_lanes(reinterpret_cast<const uint8_t*>(p), live));
+    }
     static void store(float* p, Reg v) { vst1q_f32(p, v); }
     static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
     static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
