@@ -153,6 +153,7 @@ Shape random_shape(Rng& rng) {
         s.groups = static_cast<int32_t>(uniform(rng, 0, 2) ? 1 : uniform(rng, 1, 24));
         s.c_in = static_cast<int32_t>(s.groups * uniform(rng, 1, s.groups > 1 ? 6 : 70));
         s.c_out = static_cast<int32_t>(s.groups * uniform(rng, 1, s.groups > 1 ? 3 : 40));
+        if (s.groups > 1 && uniform(rng, 0, 1)) s.c_in = s.c_out = s.groups;            // depthwise
         if (s.h + 2 * s.pad < s.kernel || s.w + 2 * s.pad < s.kernel) continue;
         if (macs(s) < 1500000) return s;
     }

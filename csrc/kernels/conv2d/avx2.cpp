@@ -44,6 +44,12 @@ inline void store_sum(int32_t* sums, int index, __m256i v) { _mm256_store_si256(
 
 inline __m256i load_sum(const int32_t* sums, int index) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(sums) + index); }
 
+// The int32 sums of a tile, in registers as long as everything around them is inlined.
+template <int V>
+struct TileSums {
+    __m256i at[kQ][V];
+};
+
 // The multiply-adds are assembly because gcc's scheduler otherwise computes all products of a step first and then spills a sum
 // to memory in the innermost loop, which halves the speed.
 inline void add_wide(__m256i& sum, __m256i in, __m256i weight, __m256i ones) {
@@ -59,9 +65,10 @@ inline void add_narrow(__m256i& sum, __m256i in, __m256i weight) {
 }
 
 template <int V, bool kPart>
-void wide_tile(const Tile& t, int32_t* sums) {
+inline __attribute__((always_inline)) TileSums<V> wide_tile(const Tile& t) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i acc[kQ][V];
+    TileSums<V> sums;
+    auto& acc = sums.at;
 #pragma GCC unroll 4
     for (int q = 0; q < kQ; ++q)
 #pragma GCC unroll 2
@@ -79,17 +86,17 @@ void wide_tile(const Tile& t, int32_t* sums) {
             for (int v = 0; v < V; ++v) add_wide(acc[q][v], in[v], weight, ones);
         }
     }
-#pragma GCC unroll 4
-    for (int q = 0; q < kQ; ++q)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, acc[q][v]);
+    return sums;
 }
 
 template <int V, bool kPart>
-void narrow_tile(const Tile& t, int32_t* sums) {
+inline __attribute__((always_inline)) TileSums<V> narrow_tile(const Tile& t) {
     const __m256i ones = _mm256_set1_epi16(1);
+    TileSums<V> sums;
+#pragma GCC unroll 4
     for (int q = 0; q < kQ; ++q)
-        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, _mm256_set1_epi32(t.start[q]));
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sums.at[q][v] = _mm256_set1_epi32(t.start[q]);
     const int32_t *w = t.weights, *flush = t.flush;
     for (int32_t s = 0; s < t.steps;) {
         __m256i acc[kQ][V];
@@ -112,9 +119,9 @@ void narrow_tile(const Tile& t, int32_t* sums) {
 #pragma GCC unroll 4
         for (int q = 0; q < kQ; ++q)
 #pragma GCC unroll 2
-            for (int v = 0; v < V; ++v)
-                store_sum(sums, q * V + v, _mm256_add_epi32(load_sum(sums, q * V + v), _mm256_madd_epi16(acc[q][v], ones)));
+            for (int v = 0; v < V; ++v) sums.at[q][v] = _mm256_add_epi32(sums.at[q][v], _mm256_madd_epi16(acc[q][v], ones));
     }
+    return sums;
 }
 
 template <int V, bool kPart>
@@ -142,6 +149,24 @@ struct Job {
     int64_t limit;                          // store_limit
 };
 
+// The commonest epilogue, straight from registers: absent channels have the scale 0 and the code 0, or `lo`, which `keep` clears.
+template <int V>
+inline __attribute__((always_inline)) void finish_linear(const Job& job, int32_t b, const TileSums<V>& sums, const OutputSpan* spans) {
+    const Conv2d& c = job.conv;
+    const FloatScale* scale = dense_part<FloatScale>(job.dense, job.dense.scale) + b * kQ;
+    const int32_t live = c.c_out - b * kQ;
+    const __m256i keep = _mm256_set1_epi32(live >= kQ ? -1 : (1 << (8 * live)) - 1);
+    const __m256i lo = _mm256_set1_epi8(static_cast<char>(c.requant.lo)), hi = _mm256_set1_epi8(static_cast<char>(c.requant.hi));
+    uint8_t* plane = static_cast<uint8_t*>(job.y) + static_cast<int64_t>(b) * c.h_out * c.w_out * 4;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+        const __m256i first = _mm256_packs_epi32(float_scaled(scale[0], sums.at[0][v]), float_scaled(scale[1], sums.at[1][v]));
+        const __m256i second = _mm256_packs_epi32(float_scaled(scale[2], sums.at[2][v]), float_scaled(scale[3], sums.at[3][v]));
+        const __m256i codes = to_c4(_mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(first, second), hi), lo));
+        store_compact(plane, job.limit, spans[v], _mm256_and_si256(codes, keep));
+    }
+}
+
 template <int V, bool kPart>
 void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
     const Dense& d = job.dense;
@@ -154,15 +179,16 @@ void run_tile(const Job& job, int32_t b, int32_t vector, int32_t live) {
                  dense_part<int32_t>(d, d.start) + b * kQ,
                  dense_part<int32_t>(d, d.flush) + block.flush,
                  first_lanes(live)};
-    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
-    if (d.narrow) {
-        narrow_tile<V, kPart>(t, sums);
-    } else {
-        wide_tile<V, kPart>(t, sums);
-        if (block.extra[kQ] > block.extra[0]) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
-    }
+    const TileSums<V> found = d.narrow ? narrow_tile<V, kPart>(t) : wide_tile<V, kPart>(t);
     const OutputSpan* spans = dense_part<OutputSpan>(d, d.span) + vector;
-    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree)}, job.y);
+    const bool extras = block.extra[kQ] > block.extra[0];
+    if (d.scaled && !extras && job.conv.requant.kind == Epilogue::kLinear) return finish_linear(job, b, found, spans);
+    alignas(64) int32_t sums[kQ * kMaxV * kLanes];
+    for (int q = 0; q < kQ; ++q)
+        for (int v = 0; v < V; ++v) store_sum(sums, q * V + v, found.at[q][v]);
+    if (extras) add_extras<V, kPart>(t, dense_part<DenseExtra>(d, d.extra), block.extra, sums);
+    const FloatScale* scales = d.scaled ? dense_part<FloatScale>(d, d.scale) : nullptr;
+    finish(job.conv, b * kQ, Sums{sums, V, spans, job.limit, dense_part<int32_t>(d, d.tree), scales}, job.y);
 }
 
 // The vectors from `vector` on that one tile takes; a partial last vector of a tensor used in place goes alone.

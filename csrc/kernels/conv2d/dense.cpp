@@ -1,6 +1,7 @@
 #include "dense.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -13,14 +14,15 @@ constexpr int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }
 struct Unpacked {
     int32_t plane, steps;
     std::vector<int8_t> weights;            // [steps][channels][4]
-    std::vector<int32_t> sums;              // [channels], sum of the weights
+    std::vector<int32_t> sums, sizes;       // [channels], sum of the weights and of their magnitudes
 };
 
 Unpacked unpack_block(const Conv2d& c, const DenseShape& shape, int32_t b) {
     const int32_t in = c.c_in / c.groups, out = c.c_out / c.groups, taps = c.kernel * c.kernel;
     const int32_t begin = b * shape.channels, end = std::min(begin + shape.channels, c.c_out);
     const int32_t first_plane = begin / out * in / 4, last_plane = (((end - 1) / out + 1) * in + 3) / 4;
-    Unpacked u{first_plane, (last_plane - first_plane) * taps, {}, std::vector<int32_t>(static_cast<size_t>(shape.channels))};
+    Unpacked u{first_plane, (last_plane - first_plane) * taps, {}, std::vector<int32_t>(static_cast<size_t>(shape.channels)),
+               std::vector<int32_t>(static_cast<size_t>(shape.channels))};
     u.weights.resize(static_cast<size_t>(u.steps) * shape.channels * 4);
     const int64_t row = weight_row_bytes(static_cast<int64_t>(in) * taps, c.wbits);
     for (int32_t co = begin; co < end; ++co)
@@ -31,6 +33,7 @@ Unpacked unpack_block(const Conv2d& c, const DenseShape& shape, int32_t b) {
                 const int32_t w = unpack_weight(c.weights + co * row, static_cast<int64_t>(i) * taps + t, c.wbits);
                 u.weights[static_cast<size_t>((step * shape.channels + co - begin) * 4 + channel % 4)] = static_cast<int8_t>(w);
                 u.sums[static_cast<size_t>(co - begin)] += w;
+                u.sizes[static_cast<size_t>(co - begin)] += std::abs(w);
             }
     return u;
 }
@@ -114,7 +117,9 @@ struct Parts {
     std::vector<int32_t> taps, starts, trees, flushes;
     std::vector<DenseBlock> blocks;
     std::vector<DenseExtra> extras;
+    std::vector<FloatScale> scales;
     std::vector<int8_t> weights;
+    bool scaled = true;                     // all channels so far have a FloatScale
 };
 
 std::vector<int32_t> tap_list(const Conv2d& c, const Planes& p, int32_t steps) {
@@ -127,6 +132,19 @@ std::vector<int32_t> tap_list(const Conv2d& c, const Planes& p, int32_t steps) {
 
 // A flush costs about as much as two narrow steps save, so short runs are not worth it.
 constexpr int32_t kShortestRun = 4;
+
+// Those of the channels of one block from `first` on, as far as they exist.
+bool append_scales(const Conv2d& c, const Unpacked& u, int32_t first, std::vector<FloatScale>& scales) {
+    bool proven = c.requant.kind == Epilogue::kLinear || c.requant.kind == Epilogue::kTable;
+    for (size_t q = 0; q < u.sizes.size(); ++q) {
+        const int32_t co = first + static_cast<int32_t>(q);
+        FloatScale scale{0, 0};
+        const int64_t largest = static_cast<int64_t>(u.sizes[q]) * ((1 << c.abits) - 1);
+        if (proven && co < c.c_out) proven = float_scale(c.requant, co, -c.zero_point * u.sums[q], largest, scale);
+        scales.push_back(scale);
+    }
+    return proven;
+}
 
 bool worth_narrow(const std::vector<std::vector<int32_t>>& points, const std::vector<Unpacked>& blocks) {
     int64_t steps = 0, flushes = 0;
@@ -163,9 +181,11 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
             block.extra[q + 1] = static_cast<int32_t>(parts.extras.size());
             parts.starts.push_back(-zero * u.sums[static_cast<size_t>(q)]);
         }
+        if (shape.saturating && parts.scaled) parts.scaled = append_scales(c, u, static_cast<int32_t>(b) * shape.channels, parts.scales);
         parts.weights.insert(parts.weights.end(), u.weights.begin(), u.weights.end());
         parts.blocks.push_back(block);
     }
+    if (shape.saturating && parts.scaled) std::fill(parts.starts.begin(), parts.starts.end(), 0);
     if (shape.saturating) parts.trees = threshold_trees(c, static_cast<int32_t>(parts.starts.size()));
     return parts;
 }
@@ -187,6 +207,7 @@ Dense header_of(const Conv2d& c, const DenseShape& shape, const Planes& planes, 
     place(d.span, sizeof(OutputSpan) * static_cast<size_t>(d.vectors));
     place(d.table, static_cast<size_t>(table_bytes(c.requant)));
     place(d.tree, sizeof(int32_t) * parts.trees.size());
+    place(d.scale, sizeof(FloatScale) * parts.scales.size());
     place(d.flush, sizeof(int32_t) * parts.flushes.size());
     place(d.extra, sizeof(DenseExtra) * parts.extras.size());
     place(d.weights, parts.weights.size());
@@ -228,6 +249,7 @@ void dense_prepare(const Conv2d& c, const DenseShape& shape, void* prepared) {
     Dense d = header_of(c, shape, planes, parts);
     d.narrow = narrow;
     d.flip = flips(c, shape);
+    d.scaled = shape.saturating && parts.scaled;
     char* base = static_cast<char*>(prepared);
     std::memset(base, 0, static_cast<size_t>(d.total));
     std::memcpy(base, &d, sizeof(d));
@@ -235,6 +257,7 @@ void dense_prepare(const Conv2d& c, const DenseShape& shape, void* prepared) {
     put(base, d.tap, parts.taps);
     put(base, d.start, parts.starts);
     put(base, d.tree, parts.trees);
+    put(base, d.scale, parts.scales);
     put(base, d.flush, parts.flushes);
     put(base, d.extra, parts.extras);
     put(base, d.weights, parts.weights);

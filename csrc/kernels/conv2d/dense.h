@@ -1,7 +1,7 @@
 // Weights of the int8-style kernels, prepared: int8 in blocks of output channels, four input channels to a 32-bit word.
 //
 // Built for the portable CPU (dense.cpp), read by the ISA files. One buffer, all offsets in bytes from its start:
-//   Dense header | blocks | taps | starts | spans | table | threshold trees | flushes | extras | weights
+//   Dense header | blocks | taps | starts | spans | table | threshold trees | scales | flushes | extras | weights
 // weights of a block: [input plane][tap][output channel of the block][4 input channels], int8; absent channels are zero.
 // Grouped layers run as dense ones on the range of input planes that a block reads, with zeros for other groups.
 #pragma once
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../float_requant.h"
 #include "kernel.h"
 #include "planes.h"
 
@@ -43,7 +44,8 @@ struct Dense {
     int32_t vectors, blocks;
     bool narrow;                    // int16 sums with flush points, instead of int32 sums (with extras, where saturating)
     bool flip;                      // codes enter as code - 128, that is with their top bit flipped
-    int64_t block, tap, start, span, table, tree, flush, extra, weights, total;
+    bool scaled;                    // every channel has a FloatScale, which replaces its start
+    int64_t block, tap, start, span, table, tree, scale, flush, extra, weights, total;
 };
 
 template <class T>

@@ -63,9 +63,16 @@ inline __m256i to_c4(__m256i by_channel) {
     return _mm256_shuffle_epi8(by_channel, _mm256_broadcastsi128_si256(order));
 }
 
-// One channel's value before the channels are packed: a code, clipped later by saturation, or a table index.
+inline __m256i float_scaled(const FloatScale& scale, __m256i acc) {
+    const __m256 product = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps(scale.factor), _mm256_set1_ps(scale.offset));
+    return _mm256_cvtps_epi32(product);
+}
+
+// One channel's value before the channels are packed: a code, clipped later by saturation, or a table index. scales: those of all
+// channels (float_requant.h), or null where they are not proven.
 template <Epilogue kKind>
-inline __m256i value_of(const Requant& r, const int32_t* trees, int32_t c, __m256i acc) {
+inline __m256i value_of(const Requant& r, const int32_t* trees, const FloatScale* scales, int32_t c, __m256i acc) {
+    if (kKind != Epilogue::kThreshold && scales != nullptr) return float_scaled(scales[c], acc);
     if constexpr (kKind == Epilogue::kThreshold)
         return r.levels <= 4 ? few_thresholds(r, c, acc) : threshold_walk(r, trees + c * kTreeSize, c, acc);
     else return scaled(r, c, acc, kKind == Epilogue::kTable ? r.table_size - 1 : 255);
@@ -94,13 +101,14 @@ inline __m256i codes_of(const Requant& r, __m256i first, __m256i second) {
 }
 
 // Sums [channel][vector][8] of the channels c .. c+3, where their positions go, up to which element of a plane the worker
-// writes (store_limit), and the threshold trees of all channels.
+// writes (store_limit), and the threshold trees and scales of all channels.
 struct Sums {
     const int32_t* at;
     int32_t vectors;
     const OutputSpan* spans;
     int64_t limit;
     const int32_t* trees;
+    const FloatScale* scales;
     __m256i load(int32_t channel, int32_t vector) const {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(at + (channel * vectors + vector) * 8));
     }
@@ -115,7 +123,7 @@ void finish_codes(const Conv2d& conv, int32_t c, const Sums& sums, uint8_t* plan
     for (int32_t i = 0; i < 4; ++i) channel[i] = c + (i < live ? i : live - 1);
     for (int32_t v = 0; v < sums.vectors; ++v) {
         __m256i value[4];
-        for (int i = 0; i < 4; ++i) value[i] = value_of<kKind>(r, sums.trees, channel[i], sums.load(i, v));
+        for (int i = 0; i < 4; ++i) value[i] = value_of<kKind>(r, sums.trees, sums.scales, channel[i], sums.load(i, v));
         const __m256i codes = codes_of<kKind>(r, _mm256_packs_epi32(value[0], value[1]), _mm256_packs_epi32(value[2], value[3]));
         store_compact(plane, sums.limit, sums.spans[v], _mm256_and_si256(codes, keep));
     }

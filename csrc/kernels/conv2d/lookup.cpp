@@ -246,8 +246,7 @@ bool lookup_fits(const Conv2d& c, int32_t least_positions) {
 
 Planes byte_planes_of(const Conv2d& c) {
     Planes p = planes_of(c);
-    constexpr int32_t kWrittenPast = 15;
-    p.phase_size = (p.phase_size + (p.copied ? kWrittenPast : 0) + 63) / 64 * 64;
+    p.phase_size = (p.phase_size + 63) / 64 * 64;
     p.size = p.phases * p.phases * p.phase_size;
     return p;
 }
@@ -280,31 +279,6 @@ void lookup_prepare(const Conv2d& c, const LookupShape& shape, void* prepared) {
     put(base, l.tree, parts.trees);
     output_spans(planes, shape.lanes / 4, reinterpret_cast<OutputSpan*>(base + l.span));
     if (c.requant.kind == Epilogue::kTable) std::memcpy(base + l.table, c.requant.table, static_cast<size_t>(c.requant.table_size));
-}
-
-LookupScratch lookup_scratch(const Conv2d& c, const Planes& planes, int32_t index_bits) {
-    constexpr int64_t kSlack = 256;         // whole vectors are stored and loaded past the last pixel
-    LookupScratch s{};
-    const int64_t byte_planes = lookup_byte_planes(index_bits, lookup_code_bits(c), c.c_in);
-    constexpr int64_t kReadPast = 31;       // by fill_byte_plane, so that it reads nothing of the next plane
-    s.packed_stride = planes.copied ? aligned(static_cast<int64_t>(c.h) * c.w + kReadPast) : planes.size;
-    // Kernels pack a group at once, into up to 3 planes more than there are.
-    s.packed_bytes = (byte_planes + 3) * s.packed_stride + kSlack;
-    s.total = s.packed_bytes + (planes.copied ? byte_planes * planes.size + kSlack : 0);
-    return s;
-}
-
-void place_planes(const Conv2d& c, const Lookup& l, int32_t first, int32_t last, uint8_t* scratch) {
-    if (!l.planes.copied) return;
-    const LookupScratch s = lookup_scratch(c, l.planes, l.index_bits);
-    const uint8_t* outside = lookup_part<uint8_t>(l, l.outside);
-    uint8_t* placed = scratch + s.packed_bytes;
-    for (int64_t p = first; p < std::min(last, l.byte_planes); ++p)
-        fill_byte_plane(l.planes, scratch + p * s.packed_stride, outside[p], placed + p * l.planes.size);
-}
-
-const uint8_t* placed_planes(const Conv2d& c, const Lookup& l, const void* scratch) {
-    return static_cast<const uint8_t*>(scratch) + (l.planes.copied ? lookup_scratch(c, l.planes, l.index_bits).packed_bytes : 0);
 }
 
 }  // namespace edgenas

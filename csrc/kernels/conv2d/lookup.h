@@ -125,19 +125,7 @@ bool lookup_fits(const Conv2d&, int32_t least_positions);
 size_t lookup_bytes(const Conv2d&, const LookupShape&);
 void lookup_prepare(const Conv2d&, const LookupShape&, void* prepared);
 
-// Scratch: byte planes as packed (pixel after pixel, kernels write them), then in padded form where the layer needs it.
-struct LookupScratch {
-    int64_t packed_stride, packed_bytes, total;
-};
-
-LookupScratch lookup_scratch(const Conv2d&, const Planes& planes, int32_t index_bits);
-
-// Brings the packed planes [first, last), where there are so many, into padded form; and where the kernel reads.
-void place_planes(const Conv2d&, const Lookup&, int32_t first, int32_t last, uint8_t* scratch);
-const uint8_t* placed_planes(const Conv2d&, const Lookup&, const void* scratch);
-
-// The byte form of planes_of: tensors are never read in place, planes keep a distance of whole vectors, and of what
-// fill_byte_plane writes past their end.
+// The byte form of planes_of: tensors are never read in place, and planes keep a distance of whole vectors.
 Planes byte_planes_of(const Conv2d&);
 
 }  // namespace edgenas

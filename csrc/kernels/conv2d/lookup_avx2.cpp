@@ -79,9 +79,10 @@ inline __m256i level_codes(const ByteLevels& l, bool binary, __m256i x) {
 // The same from widened sums.
 inline __m256i level_codes(const ByteLevels& l, bool binary, const Widened& sums) {
     const EvenOdd s = load_sums(sums);
-    const __m256i middle = splat(l.middle), order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    const __m128i order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    const __m256i middle = splat(l.middle);
     const __m256i x = _mm256_packs_epi16(_mm256_sub_epi16(s.even, middle), _mm256_sub_epi16(s.odd, middle));
-    return level_codes(l, binary, _mm256_shuffle_epi8(x, order));
+    return level_codes(l, binary, _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(order)));
 }
 
 // The same by comparing 16-bit sums with thresholds of any distance.
@@ -135,7 +136,7 @@ void finish_wide(const Place& at, int32_t b, const Widened* sums, int32_t stride
     if (!l.fast) {
         alignas(32) int32_t wide[kQ][kLanes];
         for (int q = 0; q < kQ; ++q) spread(sums[q * stride], lookup_part<int32_t>(l, l.offset)[c + q], wide[q]);
-        return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree)}, at.y);
+        return finish(at.conv, c, Sums{wide[0], 4, at.spans, at.limit, lookup_part<int32_t>(l, l.tree), nullptr}, at.y);
     }
     __m256i code[kQ];
     if (lookup_part<SumReach>(l, l.reach)[b] != SumReach::kFar) {

@@ -61,9 +61,57 @@ void pack_group(const uint8_t* c4, int64_t pixels, int32_t planes, const Lookup&
     }
 }
 
+// Scratch: byte planes as packed (pixel after pixel), then in padded form where the layer needs it.
+struct Scratch {
+    int64_t packed_stride, packed_bytes, total;
+};
+
+Scratch scratch_of(const Conv2d& c, const Planes& planes, int32_t index_bits) {
+    constexpr int64_t kSlack = 256;         // whole vectors are stored and loaded past the last pixel
+    const int64_t byte_planes = lookup_byte_planes(index_bits, lookup_code_bits(c), c.c_in);
+    Scratch s{};
+    s.packed_stride = planes.copied ? (static_cast<int64_t>(c.h) * c.w + kLanes + 63) / 64 * 64 : planes.size;
+    s.packed_bytes = byte_planes * s.packed_stride + kSlack;
+    s.total = s.packed_bytes + (planes.copied ? byte_planes * planes.size + kSlack : 0);
+    return s;
+}
+
+// Where the kernel reads.
+inline const uint8_t* placed_planes(const Conv2d& c, const Lookup& l, const void* scratch) {
+    return static_cast<const uint8_t*>(scratch) + (l.planes.copied ? scratch_of(c, l.planes, l.index_bits).packed_bytes : 0);
+}
+
+// Every second byte; up to one byte behind the last of them is read.
+inline void copy_alternate(uint8_t* to, const uint8_t* from, int32_t n) {
+    int32_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) vst1q_u8(to + i, vld2q_u8(from + 2 * i).val[0]);
+    for (; i < n; ++i) to[i] = from[2 * i];
+}
+
+// One packed byte plane into the padded form of planes.h.
+void place_plane(const Planes& p, const uint8_t* from, uint8_t outside, uint8_t* to) {
+    std::memset(to, outside, static_cast<size_t>(p.size));
+    if (p.stride == 1) {
+        uint8_t* at = to + p.pad * p.row + p.pad;
+        for (int32_t y = 0; y < p.h; ++y) std::memcpy(at + y * p.row, from + static_cast<int64_t>(y) * p.w, static_cast<size_t>(p.w));
+        return;
+    }
+    for (int32_t phase = 0; phase < p.phases * p.phases; ++phase, to += p.phase_size) {
+        const int32_t py = phase / p.phases, px = phase % p.phases;
+        const int32_t left = std::clamp((p.pad - px + 1) / 2, 0, p.row);                // columns left of the image
+        const int32_t right = std::clamp((p.w + p.pad - px + 1) / 2, left, p.row);      // the first column right of it
+        for (int32_t r = 0; r < p.rows; ++r) {
+            const int32_t y = 2 * r + py - p.pad;
+            if (y < 0 || y >= p.h) continue;
+            copy_alternate(to + r * p.row + left, from + static_cast<int64_t>(y) * p.w + 2 * left + px - p.pad, right - left);
+        }
+    }
+}
+
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
-    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = lookup_scratch(c, l.planes, l.index_bits).packed_stride;
+    const Scratch s = scratch_of(c, l.planes, l.index_bits);
+    const int64_t pixels = static_cast<int64_t>(c.h) * c.w, stride = s.packed_stride;
     uint8_t* packed = static_cast<uint8_t*>(scratch);
     const int32_t group = l.index_bits / l.code_bits, c4 = (c.c_in + 3) / 4, groups = (c4 + group - 1) / group;
     const int32_t begin = begin_of(share, groups), end = end_of(share, groups);
@@ -72,7 +120,10 @@ void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch
         pack_group(x + first * pixels * 4, pixels, std::min(group, c4 - first), l,
                    lookup_live_bits(l.code_bits, std::min(4 * group, c.c_in - 4 * first)), stride, packed + 4 * i * stride);
     }
-    place_planes(c, l, 4 * begin, 4 * end, packed);
+    if (!l.planes.copied) return;
+    const uint8_t* outside = lookup_part<uint8_t>(l, l.outside);
+    for (int64_t p = 4 * begin; p < std::min(4 * end, l.byte_planes); ++p)
+        place_plane(l.planes, packed + p * stride, outside[p], packed + s.packed_bytes + p * l.planes.size);
 }
 
 // Sums of 16 positions, uint16: the first 8, the last 8.

@@ -51,7 +51,8 @@ inline __m256i pack_8(const PackGroup& g, int64_t at) {
     if (left <= 0) return codes;
     for (int i = 0; i < kC4; ++i) {
         const uint8_t* from = g.c4 + i * g.plane_bytes + 4 * at;
-        const __m256i in = left >= 8 ? load256(from) : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), first_lanes(static_cast<int32_t>(left)));
+        const __m256i live = first_lanes(static_cast<int32_t>(std::min<int64_t>(left, 8)));
+        const __m256i in = left >= 8 ? load256(from) : _mm256_maskload_epi32(reinterpret_cast<const int*>(from), live);
         codes = _mm256_or_si256(codes, _mm256_slli_epi32(in, i * kBits));
     }
     return fold<kC4 * kBits>(_mm256_and_si256(codes, _mm256_set1_epi32(static_cast<int32_t>(g.live))));
@@ -115,7 +116,8 @@ struct PlaceGroup {
 inline __m256i lanes_between(int32_t low, int32_t high) {
     const __m256i lane = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
                                           27, 28, 29, 30, 31);
-    const __m256i from = _mm256_set1_epi8(static_cast<char>(std::max(low, 0) - 1)), to = _mm256_set1_epi8(static_cast<char>(std::min(high, 32)));
+    const __m256i from = _mm256_set1_epi8(static_cast<char>(std::max(low, 0) - 1));
+    const __m256i to = _mm256_set1_epi8(static_cast<char>(std::min(high, 32)));
     return _mm256_and_si256(_mm256_cmpgt_epi8(lane, from), _mm256_cmpgt_epi8(to, lane));
 }
 

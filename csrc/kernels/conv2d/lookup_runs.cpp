@@ -29,7 +29,10 @@ std::vector<Run> pack_runs(const std::vector<StepRange>& ranges) {
     constexpr size_t kOpen = 24;
     std::vector<int32_t> order(ranges.size());
     std::iota(order.begin(), order.end(), 0);
-    const auto size = [&](int32_t s) { return std::accumulate(ranges[static_cast<size_t>(s)].begin(), ranges[static_cast<size_t>(s)].end(), 0); };
+    const auto size = [&](int32_t s) {
+        const StepRange& r = ranges[static_cast<size_t>(s)];
+        return std::accumulate(r.begin(), r.end(), 0);
+    };
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return size(a) > size(b); });
     std::vector<Run> runs;
     size_t first = 0;                       // runs before it take no more

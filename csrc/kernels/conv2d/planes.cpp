@@ -1,7 +1,6 @@
 #include "planes.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 namespace edgenas {
@@ -11,41 +10,18 @@ void fill(uint32_t* dst, int64_t n, uint32_t value) {
     for (int64_t i = 0; i < n; ++i) dst[i] = value;
 }
 
-void fill(uint8_t* dst, int64_t n, uint8_t value) {
-    if (n > 0) std::memset(dst, value, static_cast<size_t>(n));
-}
-
 void copy(uint32_t* dst, const uint32_t* src, int64_t n) { std::memcpy(dst, src, sizeof(uint32_t) * static_cast<size_t>(n)); }
 
 void copy_alternate(uint32_t* dst, const uint32_t* src, int64_t n) {
     for (int64_t i = 0; i < n; ++i) dst[i] = src[2 * i];
 }
 
-// Rows of bytes are short: whole chunks without a remainder loop are several times faster than memcpy.
-constexpr int64_t kChunk = 16;
-
-void copy(uint8_t* dst, const uint8_t* src, int64_t n) {
-    for (int64_t i = 0; i < n; i += kChunk) std::memcpy(dst + i, src + i, kChunk);
-}
-
-void copy_alternate(uint8_t* dst, const uint8_t* src, int64_t n) {
-    static_assert(std::endian::native == std::endian::little, "the wanted byte is the low one of a pair");
-    for (int64_t i = 0; i < n; i += kChunk) {
-        uint16_t pair[kChunk];
-        uint8_t chunk[kChunk];
-        std::memcpy(pair, src + 2 * i, sizeof(pair));
-        for (int64_t j = 0; j < kChunk; ++j) chunk[j] = static_cast<uint8_t>(pair[j]);
-        std::memcpy(dst + i, chunk, kChunk);
-    }
-}
-
 // Stride 1: [pad rows][row, pad]...[pad rows], shifted right by pad.
-template <class T>
-void fill_dense(const Planes& p, const T* src, T outside, T* dst, Share share) {
+void fill_dense(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst, Share share) {
     const int64_t head = static_cast<int64_t>(p.pad) * p.row + p.pad;
     const int32_t first = begin_of(share, p.h), last = end_of(share, p.h);
     if (share.index == 0) fill(dst, head, outside);
-    T* at = dst + head + static_cast<int64_t>(first) * p.row;
+    uint32_t* at = dst + head + static_cast<int64_t>(first) * p.row;
     for (int32_t y = first; y < last; ++y, at += p.row) {
         copy(at, src + static_cast<int64_t>(y) * p.w, p.w);
         fill(at + p.w, p.pad, outside);
@@ -54,8 +30,7 @@ void fill_dense(const Planes& p, const T* src, T outside, T* dst, Share share) {
 }
 
 // Stride 2: one row of one phase, i.e. the padded columns px, px + 2, ...
-template <class T>
-void fill_phase_row(const Planes& p, const T* src, int32_t px, T outside, T* dst) {
+void fill_phase_row(const Planes& p, const uint32_t* src, int32_t px, uint32_t outside, uint32_t* dst) {
     const int32_t left = std::clamp((p.pad - px + 1) / 2, 0, p.row);                // columns left of the image
     const int32_t right = std::clamp((p.w + p.pad - px + 1) / 2, left, p.row);      // the first column right of it
     fill(dst, left, outside);
@@ -63,13 +38,12 @@ void fill_phase_row(const Planes& p, const T* src, int32_t px, T outside, T* dst
     fill(dst + right, p.row - right, outside);
 }
 
-template <class T>
-void fill_phases(const Planes& p, const T* src, T outside, T* dst, Share share) {
+void fill_phases(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst, Share share) {
     for (int32_t py = 0; py < p.phases; ++py)
         for (int32_t px = 0; px < p.phases; ++px, dst += p.phase_size)
             for (int32_t r = begin_of(share, p.rows); r < end_of(share, p.rows); ++r) {
                 const int32_t y = 2 * r + py - p.pad;
-                T* at = dst + static_cast<int64_t>(r) * p.row;
+                uint32_t* at = dst + static_cast<int64_t>(r) * p.row;
                 if (y < 0 || y >= p.h) fill(at, p.row, outside);
                 else fill_phase_row(p, src + static_cast<int64_t>(y) * p.w, px, outside, at);
             }
@@ -80,11 +54,6 @@ void fill_phases(const Planes& p, const T* src, T outside, T* dst, Share share) 
 void fill_plane(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t* dst, Share share) {
     if (p.stride == 1) fill_dense(p, src, outside, dst, share);
     else fill_phases(p, src, outside, dst, share);
-}
-
-void fill_byte_plane(const Planes& p, const uint8_t* src, uint8_t outside, uint8_t* dst) {
-    if (p.stride == 1) fill_dense(p, src, outside, dst, {0, 1});
-    else fill_phases(p, src, outside, dst, {0, 1});
 }
 
 void output_spans(const Planes& p, int32_t width, OutputSpan* spans) {

@@ -60,8 +60,4 @@ void output_spans(const Planes&, int32_t width, OutputSpan* spans);
 // Copies one plane of 4-byte elements into padded form; `outside` is the padding element. dst: [size]. Shares are rows.
 void fill_plane(const Planes&, const uint32_t* src, uint32_t outside, uint32_t* dst, Share);
 
-// The same for a whole plane of bytes, in chunks of 16: reads up to 31 bytes past the plane at src, and writes up to 15 past the
-// last row of a phase plane at dst.
-void fill_byte_plane(const Planes&, const uint8_t* src, uint8_t outside, uint8_t* dst);
-
 }  // namespace edgenas

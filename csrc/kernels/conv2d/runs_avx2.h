@@ -55,7 +55,8 @@ alignas(32) constexpr uint64_t kLowHalves[4] = {0x0F0F0F0F0F0F0F0F, 0x0F0F0F0F0F
 // All runs of a segment; every run has LENGTH steps.
 #define RUNS_SEGMENT(V, LENGTH)                                                                                              \
     __asm__ volatile(RUNS_LOAD(0, ymm0) RUNS_LOAD(1, ymm1) RUNS_LOAD(2, ymm2) RUNS_LOAD(3, ymm3) RUNS_LOAD(4, ymm4)         \
-                         RUNS_LOAD(5, ymm5) RUNS_LOAD(6, ymm6) RUNS_LOAD(7, ymm7) ".p2align 5\n1:\n\t" RUNS_STEPS_##LENGTH(V) RUNS_ADD_##V            \
+                         RUNS_LOAD(5, ymm5) RUNS_LOAD(6, ymm6) RUNS_LOAD(7, ymm7) ".p2align 5\n1:\n\t"                    \
+                             RUNS_STEPS_##LENGTH(V) RUNS_ADD_##V                                                             \
                      "add $8*" #LENGTH ", %[step]\n\tdec %[runs]\n\tjnz 1b\n\t"                                              \
                      RUNS_STORE(0, ymm0) RUNS_STORE(1, ymm1) RUNS_STORE(2, ymm2) RUNS_STORE(3, ymm3) RUNS_STORE(4, ymm4)     \
                          RUNS_STORE(5, ymm5) RUNS_STORE(6, ymm6) RUNS_STORE(7, ymm7)                                         \

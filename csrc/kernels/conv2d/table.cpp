@@ -8,6 +8,7 @@ std::span<const Variant> conv2d_variants() {
 #if defined(__x86_64__)
         kConv2dLookupAvx512,
         kConv2dAvx512,
+        kConv2dDepthwiseAvx2,
         kConv2dLookupAvx2,
         kConv2dAvx2,
 #elif defined(__aarch64__) || defined(__arm__)

@@ -8,6 +8,7 @@ extern const Variant kConv2dReference;      // reference.cpp
 #if defined(__x86_64__)
 extern const Variant kConv2dAvx2;           // avx2.cpp
 extern const Variant kConv2dAvx512;         // avx512.cpp
+extern const Variant kConv2dDepthwiseAvx2;  // depthwise_avx2.cpp
 extern const Variant kConv2dLookupAvx2;     // lookup_avx2.cpp
 extern const Variant kConv2dLookupAvx512;   // lookup_avx512.cpp
 #elif defined(__aarch64__) || defined(__arm__)

@@ -22,7 +22,7 @@ constexpr LookupShape kShape{kIndexBits, kQ, kLanes, kRowBytes, false};
 bool supports(const Conv2d& c) { return lookup_code_bits(c) == 1 && lookup_fits(c, kLeastPositions); }
 size_t prepared_bytes(const Conv2d& c) { return lookup_bytes(c, kShape); }
 void prepare(const Conv2d& c, void* prepared) { lookup_prepare(c, kShape, prepared); }
-size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(lookup_scratch(c, byte_planes_of(c), kIndexBits).total); }
+size_t scratch_bytes(const Conv2d& c) { return static_cast<size_t>(scratch_of(c, byte_planes_of(c), kIndexBits).total); }
 
 // One output channel: `flipped` holds the inverted weights of four, each in the low byte of 16 bits.
 template <int q, int V>
