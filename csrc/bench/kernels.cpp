@@ -1,4 +1,5 @@
-// Times and checks the rows of the convolution tables:  edgenas_bench_kernels [PRECISION [LAYER]] | --check COUNT [SEED]
+// Times and checks the rows of the convolution tables:
+//   edgenas_bench_kernels [PRECISION [LAYER]] | --check COUNT [SEED] | --run PRECISION LAYER VARIANT COUNT
 //
 // Without --check: every variant this CPU can run on the layers of a small YOLO and of ResNet18, for several precisions; each
 // timed output is compared with the reference in the same run. With --check: COUNT random problems per table, any shape, bits
@@ -360,17 +361,41 @@ int time_all(const Selection& selection) {
     return good ? 0 : 1;
 }
 
+// Prints what the layer's multiply-adds are.
+int run_only(const Selection& selection, const std::string& variant, int count) {
+    for (const Precision& precision : kPrecisions)
+        for (const Layer& l : kLayers)
+            for (const Variant& v : conv2d_variants()) {
+                if (!selection.wants(precision.name) || !selection.wants(l) || variant != v.name || !runnable(v.needs)) continue;
+                Rng rng(1);
+                const auto p = make_problem(rng, l.shape, precision.wbits, precision.abits, precision.abits, precision.epilogue,
+                                            Fill::kNormal, Fill::kRandom);
+                if (!v.supports(p->conv)) continue;
+                const AlignedBytes x(*p->x), y(p->y_bytes), prepared(v.prepared_bytes(p->conv)), scratch(v.scratch_bytes(p->conv));
+                v.prepare(p->conv, prepared.data());
+                for (int i = 0; i < count; ++i)
+                    run_alone(v, p->conv, prepared.data(), static_cast<const uint8_t*>(x.data()), y.data(), scratch.data());
+                std::printf("%lld\n", static_cast<long long>(macs(l.shape)));
+                return 0;
+            }
+    std::fprintf(stderr, "no variant %s that runs layer %s in %s here\n", variant.c_str(), selection.layer.c_str(),
+                 selection.precision.c_str());
+    return 1;
+}
+
 }  // namespace
 }  // namespace edgenas::bench
 
 int main(int argc, char** argv) {
     const bool checking = argc > 1 && std::strcmp(argv[1], "--check") == 0;
-    if (argc > 3 + (checking ? 1 : 0) || (checking && argc < 3)) {
-        std::fprintf(stderr, "usage: %s [PRECISION [LAYER]] | --check COUNT [SEED]\n", argv[0]);
+    const bool running = argc == 6 && std::strcmp(argv[1], "--run") == 0;
+    if (!running && (argc > 3 + (checking ? 1 : 0) || (checking && argc < 3))) {
+        std::fprintf(stderr, "usage: %s [PRECISION [LAYER]] | --check COUNT [SEED] | --run PRECISION LAYER VARIANT COUNT\n", argv[0]);
         return 2;
     }
     try {
         if (checking) return edgenas::bench::check(std::atoi(argv[2]), argc == 4 ? std::strtoull(argv[3], nullptr, 10) : 1);
+        if (running) return edgenas::bench::run_only({argv[2], argv[3]}, argv[4], std::atoi(argv[5]));
         return edgenas::bench::time_all({argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : ""});
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#if defined(__aarch64__) && defined(__linux__)
+#if (defined(__aarch64__) || defined(__arm__)) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -28,6 +28,9 @@ uint32_t detected() {
 #if defined(__linux__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found |= kNeonDotprod;
 #endif
+#elif defined(__arm__) && defined(__linux__)
+    constexpr unsigned long kBoth = HWCAP_NEON | HWCAP_VFPv4;
+    if ((getauxval(AT_HWCAP) & kBoth) == kBoth) found |= kNeon;
 #endif
     return found;
 }
@@ -42,8 +45,10 @@ uint32_t features() {
     if (isa == "portable") return kAny;
     if (isa == "avx2") return found & kAvx2;
     if (isa == "avx512") return found & (kAvx2 | kAvx512);
-    if (isa == "neon") return found & (kNeon | kNeonDotprod);
-    throw std::invalid_argument("EDGENAS_ISA is \"" + std::string(isa) + "\"; choose portable, avx2, avx512 or neon, or unset it");
+    if (isa == "neon") return found & kNeon;
+    if (isa == "neon_dotprod") return found & (kNeon | kNeonDotprod);
+    throw std::invalid_argument("EDGENAS_ISA is \"" + std::string(isa) +
+                                "\"; choose portable, avx2, avx512, neon or neon_dotprod, or unset it");
 }
 
 std::string names() {

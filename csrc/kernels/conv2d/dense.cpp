@@ -49,16 +49,18 @@ PairRange pair_range(const int8_t* w) {
 
 int32_t pair_limit(const Conv2d& c) { return 32767 / ((1 << c.abits) - 1); }
 
-// Steps after which int16 sums have to be widened: before any pair of any channel of the block could leave int16, whatever
-// the codes are. Empty if even one step does not fit.
-std::vector<int32_t> flush_points(const Unpacked& u, int32_t channels, int32_t limit) {
-    std::vector<PairRange> sum(static_cast<size_t>(channels * 2));
+// Steps after which int16 sums have to be widened: before any sum of any channel of the block could leave int16, whatever the
+// codes are. range(w) is what a sum can grow by in one step, `together` weights belong to one sum. Empty if even one step does
+// not fit.
+template <class Range>
+std::vector<int32_t> flush_points(const Unpacked& u, int32_t channels, int32_t limit, int32_t together, Range range) {
+    std::vector<PairRange> sum(static_cast<size_t>(channels * 4 / together));
     std::vector<int32_t> points;
     for (int32_t s = 0; s < u.steps; ++s) {
         const int8_t* w = u.weights.data() + static_cast<int64_t>(s) * channels * 4;
         bool overflow = false;
         for (size_t p = 0; p < sum.size(); ++p) {
-            const PairRange r = pair_range(w + 2 * p);
+            const PairRange r = range(w + static_cast<size_t>(together) * p);
             if (r.up > limit || r.down > limit) return {};
             overflow = overflow || sum[p].up + r.up > limit || sum[p].down + r.down > limit;
         }
@@ -67,12 +69,23 @@ std::vector<int32_t> flush_points(const Unpacked& u, int32_t channels, int32_t l
             std::fill(sum.begin(), sum.end(), PairRange{0, 0});
         }
         for (size_t p = 0; p < sum.size(); ++p) {
-            const PairRange r = pair_range(w + 2 * p);
+            const PairRange r = range(w + static_cast<size_t>(together) * p);
             sum[p].up += r.up, sum[p].down += r.down;
         }
     }
     points.push_back(u.steps);
     return points;
+}
+
+bool flips(const Conv2d& c, const DenseShape& shape) { return shape.signed_codes && c.abits == 8; }
+
+std::vector<int32_t> flush_points(const Conv2d& c, const DenseShape& shape, const Unpacked& u) {
+    if (shape.saturating) return flush_points(u, shape.channels, pair_limit(c), 2, pair_range);
+    if (!shape.single_sums) return {};
+    if (flips(c, shape))                    // codes -128 .. 127: either sign of weight goes either way
+        return flush_points(u, shape.channels, 32767 / 128, 1, [](const int8_t* w) { return PairRange{std::abs(*w), std::abs(*w)}; });
+    return flush_points(u, shape.channels, 32767 / ((1 << c.abits) - 1), 1,
+                        [](const int8_t* w) { return PairRange{std::max<int32_t>(*w, 0), std::max(-*w, 0)}; });
 }
 
 // Halves the pairs that could saturate and returns the other halves of channel q.
@@ -172,9 +185,10 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
     for (int32_t b = 0; b * shape.channels < c.c_out; ++b) {
         unpacked.push_back(unpack_block(c, shape, b));
         longest = std::max(longest, unpacked.back().steps);
-        if (shape.saturating) points.push_back(flush_points(unpacked.back(), shape.channels, pair_limit(c)));
+        points.push_back(flush_points(c, shape, unpacked.back()));
     }
-    narrow = shape.saturating && worth_narrow(points, unpacked);
+    narrow = shape.single_sums || (shape.saturating && worth_narrow(points, unpacked));
+    const int32_t zero = c.zero_point - (flips(c, shape) ? 128 : 0);
     parts.taps = tap_list(c, planes, longest);
     for (size_t b = 0; b < unpacked.size(); ++b) {
         Unpacked& u = unpacked[b];
@@ -189,7 +203,7 @@ Parts build(const Conv2d& c, const DenseShape& shape, const Planes& planes, bool
                 block.extra[q + 1] = static_cast<int32_t>(parts.extras.size());
             }
             parts.sizes.push_back(u.sizes[static_cast<size_t>(q)]);
-            parts.starts.push_back(-c.zero_point * u.sums[static_cast<size_t>(q)]);
+            parts.starts.push_back(-zero * u.sums[static_cast<size_t>(q)]);
         }
         if (shape.saturating && parts.scaled) parts.scaled = append_scales(c, u, static_cast<int32_t>(b) * shape.channels, parts.scales);
         parts.weights.insert(parts.weights.end(), u.weights.begin(), u.weights.end());
@@ -262,6 +276,7 @@ void dense_prepare(const Conv2d& c, const DenseShape& shape, void* prepared) {
     const Parts parts = build(c, shape, planes, narrow);
     Dense d = header_of(c, shape, planes, parts);
     d.narrow = narrow;
+    d.flip = flips(c, shape);
     d.scaled = shape.saturating && parts.scaled;
     char* base = static_cast<char*>(prepared);
     std::memset(base, 0, static_cast<size_t>(d.total));

@@ -16,10 +16,12 @@
 
 namespace edgenas {
 
-// What a kernel wants. saturating: it multiplies with vpmaddubsw, whose pair sums are int16 (see DenseBlock).
+// What a kernel wants.
 struct DenseShape {
     int32_t channels, lanes;        // output channels of a block (saturating: at most kMaxBlock), positions of a vector
-    bool saturating;
+    bool saturating;                // it multiplies with vpmaddubsw, whose pair sums are int16 (see DenseBlock)
+    bool signed_codes = false;      // its instructions are signed x signed: 8-bit codes enter as code - 128
+    bool single_sums = false;       // its sums are int16 with flush points, always, each of one input channel
 };
 
 constexpr int32_t kMaxBlock = 8;
@@ -41,7 +43,8 @@ struct DenseExtra {
 struct Dense {
     Planes planes;
     int32_t vectors, blocks;
-    bool narrow;                    // int16 sums with flush points, instead of int32 sums with extras
+    bool narrow;                    // int16 sums with flush points, instead of int32 sums (with extras, where saturating)
+    bool flip;                      // codes enter as code - 128, that is with their top bit flipped
     int32_t shift;                  // of the multipliers and biases below
     int64_t multiplier, bias;       // kLinear and kTable: int32, int64 [c_out], shifted left for a shift of 32 where they allow it
     bool scaled;                    // every channel has a FloatScale, which replaces its start

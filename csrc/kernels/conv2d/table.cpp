@@ -13,6 +13,13 @@ std::span<const Variant> conv2d_variants() {
         kConv2dDepthwiseAvx2,
         kConv2dLookupAvx2,
         kConv2dAvx2,
+#elif defined(__aarch64__) || defined(__arm__)
+        kConv2dW1A1Neon,
+        kConv2dW2A2Neon,
+#if defined(__aarch64__)
+        kConv2dNeonDotprod,
+#endif
+        kConv2dNeon,
 #endif
         kConv2dReference,
     };

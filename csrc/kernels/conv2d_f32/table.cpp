@@ -8,6 +8,8 @@ std::span<const VariantF32> conv2d_f32_variants() {
 #if defined(__x86_64__)
         kConv2dF32Avx512,
         kConv2dF32Avx2,
+#elif defined(__aarch64__) || defined(__arm__)
+        kConv2dF32Neon,
 #endif
         kConv2dF32Reference,
     };

@@ -7,6 +7,8 @@ std::span<const Glue> glue_variants() {
 #if defined(__x86_64__)
         kGlueAvx512,
         kGlueAvx2,
+#elif defined(__arm__)
+        kGlueNeon,
 #endif
         kGlueReference,
     };

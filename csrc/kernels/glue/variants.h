@@ -5,6 +5,6 @@
 
 namespace edgenas {
 
-extern const Glue kGlueReference, kGlueAvx2, kGlueAvx512;
+extern const Glue kGlueReference, kGlueAvx2, kGlueAvx512, kGlueNeon;
 
 }  // namespace edgenas
