@@ -6,10 +6,8 @@ usual size: the activation tables, which a narrow range of outputs makes finer, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
-
-from hwmodels.layout import ON_HOST, weight_bytes
+from hwmodels.layout import ON_HOST
+from hwmodels.workload import workload
 from searchspaces.graph import Graph, Node
 from searchspaces.ops import FLOAT_BITS, MONOTONE, WEIGHTED
 
@@ -19,68 +17,65 @@ _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing
 _THRESHOLD_BITS, _CLIP_BITS = 4, 3  # a monotone activation to codes this narrow becomes thresholds; what only clips, below 3 bits
 _TABLE = {1: 2, 2: 4, 3: 10, 4: 24, 8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
 _AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
+_WITHOUT_TENSOR = frozenset({*ON_HOST, "flatten"})
+_BY_CODE = frozenset({"quantize", "activation"})  # these look codes up, one by one
 _EPILOGUES = frozenset({*WEIGHTED, *_AFFINE, "add", "mul", "global_avgpool"})
 _BY_CLIPPING = frozenset({"none", "relu", "relu6"})
 
 
 def flash_bytes(graph: Graph) -> int:
     """Bytes of the artifact of `deployed(quantized(graph))`: packed weights, epilogues, tables, plan and metadata."""
-    tensors = [node for node in graph.nodes if node.op not in ON_HOST and node.op != "flatten"]
+    tensors = [node for node in graph.nodes if node.op not in _WITHOUT_TENSOR]
     instructions = [node for node in tensors if node.op != "input"]
+    inputs = len(tensors) - len(instructions)
     decode = graph.of("dfl_decode")
     classes = decode[0]["classes"] if decode else 0
     outputs = len(decode[0].inputs) if decode else len(graph.outputs)
-    singles = (
+    sizes = [
         _TENSOR * len(tensors),
         _INSTRUCTION * len(instructions),
-        _OPERAND * sum(len(node.inputs) + 1 for node in instructions),
-        _OPERAND * (2 + len(graph.of("input")) + outputs),
-        sum(len(node.name.encode()) for node in tensors),
+        _OPERAND * (len(instructions) + sum([len(node.inputs) for node in instructions])),
+        _OPERAND * (2 + inputs + outputs),
+        len("".join([node.name for node in tensors]).encode()),
         _METADATA + _METADATA_CLASS * classes,
-    )
-    blobs = [size for node in instructions for size in _arrays(graph, node)] + list(_tables(graph, instructions).values())
-    table = _SECTION * (_SINGLES + len(blobs))
-    return _HEADER + table + sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in (*singles, *blobs))
+    ]
+    tables: dict[tuple[str, str], int] = {}
+    for node, cost in zip(graph.nodes, workload(graph).ops):
+        reads_codes = cost.precision != "fp32"
+        if node.op in _EPILOGUES:
+            if cost.bytes_weights:
+                sizes.append(cost.bytes_weights)
+            elif node.op in _AFFINE:
+                sizes.append(cost.c_out * (1 if reads_codes else FLOAT_BITS // 8))
+            sizes += _epilogue(node, cost.bits_out, tables) if reads_codes else _float_bias(node)
+        elif node.op == "layernorm":
+            sizes += (4 * node.shape[-1], 4 * node.shape[-1])
+        elif node.op in _BY_CODE and reads_codes:
+            sizes.append(256)
+    sizes += tables.values()
+    return _HEADER + _SECTION * len(sizes) + sum([-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes])
 
 
-def _arrays(graph: Graph, node: Node) -> Iterator[int]:
-    """Bytes of each array that an instruction alone brings along."""
-    reads_codes, out_bits = graph.code_bits[node.inputs[0]] < FLOAT_BITS, graph.code_bits[node.name]
+def _float_bias(node: Node) -> tuple[int, ...]:
+    return (4 * node.shape[0],) if node.op in _AFFINE or (node.op in WEIGHTED and node.attrs.get("bias")) else ()
+
+
+def _epilogue(node: Node, out_bits: int, tables: dict[tuple[str, str], int]) -> tuple[int, int]:
+    """Bytes of the two arrays by which sums of codes become outputs.  An activation by table is added to `tables`: operators of one
+    activation that write to one quantizer share theirs.
+    """
     channels = node.shape[0] if node.op in WEIGHTED or node.op in _AFFINE else 1
-    if node.op in WEIGHTED:
-        shape = graph[node.inputs[0]].shape
-        yield weight_bytes(node, prod(shape) if node.op == "linear" else shape[0])
-    if node.op in _AFFINE:
-        yield channels * (1 if reads_codes else FLOAT_BITS // 8)
-    if node.op == "layernorm":
-        yield from (4 * node.shape[-1], 4 * node.shape[-1])
-    if not reads_codes:
-        if node.op in _AFFINE or (node.op in WEIGHTED and node.get("bias")):
-            yield 4 * channels
-    elif node.op in ("quantize", "activation"):
-        yield 256
-    elif node.op in _EPILOGUES:
-        if out_bits == FLOAT_BITS:
-            yield from (4 * channels, 4 * channels)  # scale, offset
-        elif _by_thresholds(node, out_bits):
-            yield from (4 * channels * (2**out_bits - 1), channels)  # thresholds, sign
-        else:
-            yield from (4 * channels, 8 * channels)  # multiplier, bias
+    if out_bits == FLOAT_BITS:
+        return 4 * channels, 4 * channels  # scale, offset
+    act = node.attrs.get("act", "none")
+    if _by_thresholds(act, out_bits):
+        return 4 * channels * (2**out_bits - 1), channels  # thresholds, sign
+    if act not in _BY_CLIPPING:
+        tables[act, node.attrs["quant"]] = _TABLE[out_bits]
+    return 4 * channels, 8 * channels  # multiplier, bias
 
 
-def _tables(graph: Graph, instructions: list[Node]) -> dict[tuple[str, str], int]:
-    """Bytes of activation tables; operators of one activation that write to one quantizer share theirs."""
-    tables = {}
-    for node in instructions:
-        act, bits = node.get("act", "none"), graph.code_bits[node.name]
-        by_table = act not in _BY_CLIPPING and node.op in _EPILOGUES and bits < FLOAT_BITS and not _by_thresholds(node, bits)
-        if by_table and graph.code_bits[node.inputs[0]] < FLOAT_BITS:
-            tables[act, node["quant"]] = _TABLE[bits]
-    return tables
-
-
-def _by_thresholds(node: Node, out_bits: int) -> bool:
-    act = node.get("act", "none")
+def _by_thresholds(act: str, out_bits: int) -> bool:
     if act in _BY_CLIPPING:
         return out_bits < _CLIP_BITS
     return out_bits <= _THRESHOLD_BITS and act in MONOTONE

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import msgspec
 
-from hwmodels.layout import VIEWS, Sharing, sharing, tensor_bytes, weight_bytes
-from searchspaces.graph import Graph, Node, Ref
-from searchspaces.ops import COUNTED, OPS, WEIGHTED
+from hwmodels.layout import sharing, weight_bytes
+from searchspaces.graph import Graph, Node, Ref, precision_name
+from searchspaces.ops import COUNTED, FLOAT_BITS, OPS, WEIGHTED, Shape
 
 
 class OpCost(msgspec.Struct, frozen=True, gc=False):
@@ -82,33 +82,30 @@ class Workload:
         return totals
 
 
+@lru_cache(maxsize=1)  # the workload and the flash of a candidate are asked for one after the other
 def workload(graph: Graph) -> Workload:
     shared, bits = sharing(graph), graph.code_bits
-    sizes = {node.name: tensor_bytes(node.shape, bits[node.name]) for node in graph.nodes}
-    return Workload(tuple([_cost(graph, node, sizes, bits[node.name], shared) for node in graph.nodes]))
+    shapes = {node.name: node.shape for node in graph.nodes}
+    return Workload(tuple([
+        _cost(graph, node, [shapes[x] for x in node.inputs], bits, moved) for node, moved in zip(graph.nodes, shared.layout.traffic)
+    ]))  # fmt: skip
 
 
-def _cost(graph: Graph, node: Node, sizes: Mapping[Ref, int], bits_out: int, shared: Sharing) -> OpCost:
+def _cost(graph: Graph, node: Node, shapes: list[Shape], bits: Mapping[Ref, int], traffic: tuple[int, int, int]) -> OpCost:
+    """`traffic`: bytes of the inputs, of the output, and those moved without weights."""
     name, op, inputs, attrs, shape = node.name, node.op, node.inputs, node.attrs, node.shape
-    shapes, spec = graph.in_shapes(node), OPS[op]
-    bytes_in, bytes_out = sum([sizes[x] for x in inputs]), sizes[name]
-    bytes_weights = weight_bytes(node, shapes[0][-1 if op == "linear" else 0]) if op in WEIGHTED else 0
-    rearranges = op == "concat" or op in VIEWS
-    moved = _copied(node, sizes, shared) if rearranges else bytes_in + bytes_out + bytes_weights
+    bytes_in, bytes_out, moved = traffic
+    macs = params = bytes_weights = wbits = 0
+    if op in COUNTED:
+        params, macs = OPS[op].counts(shapes, attrs, shape)
+    if op in WEIGHTED:
+        wbits, bytes_weights = attrs.get("wbits", FLOAT_BITS), weight_bytes(node, shapes[0][-1 if op == "linear" else 0])
     c_out, h_out, w_out = shape if len(shape) == 3 else (*shape, 1, 1)[:3]
     return OpCost(
-        name, op, graph.precision(node), spec.macs(shapes, attrs), spec.params(shapes, attrs), bytes_in, bytes_out, bytes_weights,
-        moved, bits_out, _activation(graph, node), prod(shape), attrs.get("kernel", 1), attrs.get("stride", 1), attrs.get("groups", 1),
-        shapes[0][0] if shapes else 1, c_out, h_out, w_out,
+        name, op, precision_name(wbits, bits[inputs[0] if inputs else name]), macs, params, bytes_in, bytes_out, bytes_weights,
+        moved + bytes_weights, bits[name], attrs.get("act") or _activation(graph, node), prod(shape), attrs.get("kernel", 1),
+        attrs.get("stride", 1), attrs.get("groups", 1), shapes[0][0] if shapes else 1, c_out, h_out, w_out,
     )  # fmt: skip
-
-
-def _copied(node: Node, sizes: Mapping[Ref, int], shared: Sharing) -> int:
-    """Bytes read and written by an operator that only rearranges: none for inputs that share memory with its output."""
-    copied = shared.copied(node)
-    if node.op in VIEWS:
-        return 2 * sizes[node.name] if copied else 0
-    return 2 * sum([sizes[name] for name in copied])
 
 
 @dataclass(frozen=True)
@@ -126,27 +123,25 @@ def counts(graph: Graph) -> Counts:
     elements: dict[str, int] = {}
     for node in graph.nodes:
         if node.op in COUNTED:
-            spec, shapes = OPS[node.op], graph.in_shapes(node)
-            params += spec.params(shapes, node.attrs)
-            macs += spec.macs(shapes, node.attrs)
-        if act := _activation(graph, node):
+            found = OPS[node.op].counts(graph.in_shapes(node), node.attrs, node.shape)
+            params, macs = params + found[0], macs + found[1]
+        if act := node.attrs.get("act") or _activation(graph, node):
             elements[act] = elements.get(act, 0) + prod(node.shape)
     return Counts(macs, params, elements)
 
 
 def _activation(graph: Graph, node: Node) -> str:
-    if node.op == "activation":
-        return node.attrs["kind"]
-    if act := node.attrs.get("act"):
-        return act
-    if node.op in WEIGHTED or node.op == "batchnorm" or "rep" in node.attrs:
+    """The activation at a node that has none fused into it."""
+    op, attrs = node.op, node.attrs
+    if op == "activation":
+        return attrs["kind"]
+    if op in WEIGHTED or op == "batchnorm" or "rep" in attrs:
         return "none" if _ends_bare(graph, node) else ""
     return ""
 
 
 def _ends_bare(graph: Graph, node: Node) -> bool:
     """Does the result of a conv or linear leave through this node (itself, its batch-norm, the sum of its rep branches) unactivated?"""
-    readers = graph.readers(node.name)
-    if len(readers) == 1 and (readers[0].op in ("activation", "batchnorm") or "rep" in readers[0].attrs):
+    if node.name in graph.chained and len(graph.readers(node.name)) == 1:
         return False
     return node.op != "batchnorm" or graph[node.inputs[0]].op in WEIGHTED

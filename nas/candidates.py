@@ -15,9 +15,8 @@ from hwmodels.memory import arena
 from hwmodels.workload import workload
 from nas.objectives import Evaluation, Objective, limited
 from searchspaces import SPACES, Arch, Graph
+from searchspaces.deploy import DeployBuilder
 from searchspaces.ops import FLOAT_BITS
-from searchspaces.quantizers import quantized
-from searchspaces.rewrite import deployed
 from searchspaces.yolo import bits
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _LOST_AT_BITS = ((1, 2, 3, 4, 8), (0.4, 0.198, 0.081, 0.019, 0.0))
 
 def deploy_form(arch: Arch, classes: int) -> Graph:
     """The structure that will run on the device."""
-    return deployed(quantized(SPACES[arch.space].build(arch, classes)))
+    return SPACES[arch.space].build(arch, classes, DeployBuilder())
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,13 @@ class Promise:
 
     def _score(self, arch: Arch) -> float:
         from proxies.combine import architecture_term
-        from proxies.structure import structure
+        from proxies.structure import structure_of
 
         fewest = [min(bits(option)) for gene, option in arch.genes.items() if gene.endswith(".precision")]
         kept = 1 - np.interp(fewest or [FLOAT_BITS], *_LOST_AT_BITS)
-        term = architecture_term(structure(SPACES[arch.space].build(arch, self.classes)))
+        g = DeployBuilder()
+        graph = SPACES[arch.space].build(arch, self.classes, g)
+        term = architecture_term(structure_of(graph, workload(graph), g.saved))
         return float(np.clip(term * np.mean(kept), 1e-3, 1 - 1e-3))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwmodels.workload import Counts, counts
+from hwmodels.workload import Counts, Workload, counts
 from proxies.core import proxy
 from proxies.probe import Probe
 from searchspaces import Graph
@@ -14,6 +14,11 @@ _SOURCE = "counted on the graph with rep branches merged; as a baseline: arXiv:2
 def counted(graph: Graph) -> Counts:
     """The counts of a graph in training form, rep branches merged: what the proxies here and the accuracy score count on."""
     return counts(merge_rep(graph)[0])
+
+
+def counted_deployed(load: Workload, saved: int) -> Counts:
+    """The same of a network that was built in deploy form: its workload, and what its searchspaces.deploy.DeployBuilder `saved`."""
+    return Counts(load.macs, load.params + saved, load.activation_elements)
 
 
 @proxy(higher_is_better=True, needs={"graph"}, source=_SOURCE)

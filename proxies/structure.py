@@ -11,7 +11,7 @@ from math import log
 
 import numpy as np
 
-from hwmodels.workload import OpCost, workload
+from hwmodels.workload import OpCost, Workload, workload
 from proxies.errors import ProxyError
 from searchspaces import Graph
 from searchspaces.graph import Ref
@@ -56,7 +56,11 @@ _WIDTH_STRIDES = (4, 8, 16)
 def structure(graph: Graph) -> dict[str, float]:
     """The features of a graph in training form, under the names of FEATURES.  Raises ProxyError where it has no weighted operator."""
     merged = merge_rep(graph)[0]
-    load = workload(merged)
+    return structure_of(merged, workload(merged))
+
+
+def structure_of(merged: Graph, load: Workload, saved: int = 0) -> dict[str, float]:
+    """The same of a graph with rep branches merged and its workload, or of a deploy form and what its DeployBuilder `saved`."""
     convs = [op for op in load.ops if op.op in WEIGHTED]
     if not convs:
         raise ProxyError("a graph without a conv has no structure to score")
@@ -69,7 +73,7 @@ def structure(graph: Graph) -> dict[str, float]:
     return {
         "log_macs": log(load.macs),
         "log_activation_elements": log(sum(elements.values())),
-        "log_params": log(load.params),
+        "log_params": log(load.params + saved),
         "log_resolution": log(side),
         "log_longest_path": sum(log(max(1, longest[end])) for end in ends) / len(ends),
         "log_shortest_path": sum(log(max(1, shortest[end])) for end in ends) / len(ends),

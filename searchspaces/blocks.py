@@ -25,7 +25,7 @@ def norm_act(g: Builder, x: Ref, act: str | None) -> Ref:
 
 def conv_bn_act(g: Builder, x: Ref, channels: int, kernel: int = 1, *, stride: int = 1, act: str | None, groups: int = 1) -> Ref:
     """Conv without bias, batch-norm, activation; 'same' padding."""
-    return norm_act(g, g.conv2d(x, channels, kernel, stride=stride, groups=groups), act)
+    return g.conv_bn_act(x, channels, kernel, stride=stride, act=act, groups=groups)
 
 
 def bottleneck(g: Builder, x: Ref, channels: int, *, act: str, shortcut: bool, kernels: tuple[int, int] = (1, 3),

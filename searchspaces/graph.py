@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ from searchspaces.ops import (
 
 Ref = str
 FORMAT = 1
+_CHAINED = frozenset({"activation", "batchnorm"})
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
@@ -105,6 +105,11 @@ class Graph:
         """The nodes that read `name`, each once, in order."""
         return self._readers[name]
 
+    @cached_property
+    def chained(self) -> frozenset[Ref]:
+        """Tensors that an activation, a batch-norm or a sum of rep branches reads; the readers of few graphs are asked for beyond that."""
+        return frozenset([x for node in self.nodes if node.op in _CHAINED or "rep" in node.attrs for x in node.inputs])
+
     def in_shapes(self, node: Node) -> list[Shape]:
         return [self._by_name[name].shape for name in node.inputs]
 
@@ -130,20 +135,16 @@ class Graph:
         """Bits of each node's output: of the codes where it is quantized, 32 where it is float32."""
         bits: dict[Ref, int] = {}
         for node in self.nodes:
-            if node.op == "quantize":
-                bits[node.name] = node.attrs["bits"]
-            elif node.op in PASS_THROUGH:
+            if node.op in PASS_THROUGH:
                 bits[node.name] = max([bits[name] for name in node.inputs])
             else:
-                bits[node.name] = node.attrs.get("out_bits", FLOAT_BITS)
+                bits[node.name] = node.attrs["bits"] if node.op == "quantize" else node.attrs.get("out_bits", FLOAT_BITS)
         return bits
 
     def precision(self, node: Node) -> str:
         """The arithmetic of a node, as devices price it: 'fp32', or 'w4a8' for 4-bit weights on 8-bit codes; 'a8' without weights."""
-        bits = self.code_bits[node.inputs[0]] if node.inputs else self.code_bits[node.name]
-        if bits == FLOAT_BITS:
-            return "fp32"
-        return f"w{node.attrs.get('wbits', FLOAT_BITS)}a{bits}" if node.op in WEIGHTED else f"a{bits}"
+        bits = self.code_bits[node.inputs[0] if node.inputs else node.name]
+        return precision_name(node.attrs.get("wbits", FLOAT_BITS) if node.op in WEIGHTED else 0, bits)
 
     def to_json(self) -> str:
         rows = [[n.name, n.op, list(n.inputs), dict(n.attrs)] for n in self.nodes]
@@ -172,51 +173,61 @@ class Graph:
         return graph
 
 
+@cache
+def precision_name(weights: int, activations: int) -> str:
+    """Of arithmetic with so many bits of weights (0: without weights) and activations."""
+    if activations == FLOAT_BITS:
+        return "fp32"
+    return f"w{weights}a{activations}" if weights else f"a{activations}"
+
+
+_Bits = tuple[dict[str, int], dict[str, int]]  # attributes of a node without and with weights
+
+
 class Builder:
     """Adds nodes to a growing Graph.  Blocks get it as `g`; every method returns the Ref of the node it added."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.shapes: dict[Ref, Shape] = {}
+        self.newest: dict[str, Any] = {}  # attributes of the newest node
         self._scope = ""
-        self._counts: dict[str, int] = {}
-        self._bits: tuple[dict[str, int], ...] = ()  # attributes of a node without and with weights
+        self._counts: dict[str, int] = {}  # number of the newest node of each operator in this scope
+        self._scopes: dict[str, dict[str, int]] = {"": self._counts}
+        self._bits: _Bits = ({}, {})
 
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
+    def scope(self, name: str) -> _Within:
         """Node names inside begin with `name.`; scopes nest."""
-        outer, self._scope = self._scope, f"{self._scope}{name}."
-        yield
-        self._scope = outer
+        scope = f"{self._scope}{name}."
+        return _Within(self, scope, self._scopes.setdefault(scope, {}), self._bits)
 
-    @contextmanager
-    def precision(self, weights: int, activations: int) -> Iterator[None]:
+    def precision(self, weights: int, activations: int) -> _Within:
         """Weighted nodes inside hold `weights`-bit weights and read `activations`-bit codes; 32 is float."""
-        outer = self._bits
-        self._bits = ({"abits": activations}, {"abits": activations, "wbits": weights}) if weights < FLOAT_BITS else ()
-        yield
-        self._bits = outer
+        bits = ({"abits": activations}, {"abits": activations, "wbits": weights}) if weights < FLOAT_BITS else ({}, {})
+        return _Within(self, self._scope, self._counts, bits)
 
     def append(self, name: Ref, op: str, inputs: tuple[Ref, ...], attrs: dict[str, Any]) -> Ref:
         try:
             shapes = self.shapes
-            shape = OPS[op].shape([shapes[x] for x in inputs], attrs)
+            shape = OPS[op].shape([shapes[inputs[0]]] if len(inputs) == 1 else [shapes[x] for x in inputs], attrs)
         except KeyError as missing:
             known = f"attributes or inputs: {missing}" if op in OPS else f"operator '{op}'; operators: {', '.join(OPS)}"
             raise GraphError(f"node '{name}' ({op}) has unknown {known}") from None
         except (GraphError, ValueError, TypeError, ZeroDivisionError) as fault:
             raise GraphError(f"node '{name}' ({op}): {fault}") from None
         self.nodes.append(Node(name, op, inputs, attrs, shape))
-        self.shapes[name] = shape
+        self.newest, shapes[name] = attrs, shape
         return name
 
+    def name(self, op: str) -> Ref:
+        """The next free name of a node in this scope: 'stage1.conv2d', 'stage1.conv2d1', .."""
+        counts = self._counts
+        count = counts[op] = counts.get(op, -1) + 1
+        return f"{self._scope}{op}{count}" if count else self._scope + op
+
     def add_node(self, op: str, *inputs: Ref, **attrs: Any) -> Ref:
-        stem = self._scope + op
-        count = self._counts.get(stem, 0)
-        self._counts[stem] = count + 1
-        if self._bits:
-            attrs |= self._bits[op in WEIGHTED]
-        return self.append(f"{stem}{count}" if count else stem, op, inputs, attrs)
+        attrs |= self._bits[op in WEIGHTED]
+        return self.append(self.name(op), op, inputs, attrs)
 
     def input(self, channels: int, height: int, width: int) -> Ref:
         return self.add_node("input", size=(channels, height, width))
@@ -225,7 +236,13 @@ class Builder:
                groups: int = 1, bias: bool = False) -> Ref:
         """`padding` None keeps the size at stride 1 ('same')."""
         same = kernel // 2 if padding is None else padding
-        return self.add_node("conv2d", x, channels=channels, kernel=kernel, stride=stride, padding=same, groups=groups, bias=bias)
+        attrs = {"channels": channels, "kernel": kernel, "stride": stride, "padding": same, "groups": groups, "bias": bias, **self._bits[1]}
+        return self.append(self.name("conv2d"), "conv2d", (x,), attrs)
+
+    def conv_bn_act(self, x: Ref, channels: int, kernel: int, *, stride: int, act: str | None, groups: int) -> Ref:
+        """Conv without bias, batch-norm, activation (none where `act` is None); 'same' padding."""
+        y = self.batchnorm(self.conv2d(x, channels, kernel, stride=stride, groups=groups))
+        return self.activation(y, act) if act else y
 
     def conv_transpose2d(self, x: Ref, channels: int, *, kernel: int = 2, stride: int = 2) -> Ref:
         """With a bias; kernel 2 at stride 2 doubles the size."""
@@ -262,6 +279,22 @@ class Builder:
 
     def graph(self, *outputs: Ref) -> Graph:
         return Graph(tuple(self.nodes), outputs)
+
+
+class _Within:
+    """A scope or a precision of a Builder.  A class, since contextlib's generators take several times as long."""
+
+    def __init__(self, g: Builder, scope: str, counts: dict[str, int], bits: _Bits) -> None:
+        self._g, self._inside = g, (scope, counts, bits)
+
+    def __enter__(self) -> None:
+        g = self._g
+        self._outside = g._scope, g._counts, g._bits
+        g._scope, g._counts, g._bits = self._inside
+
+    def __exit__(self, *fault: object) -> None:
+        g = self._g
+        g._scope, g._counts, g._bits = self._outside
 
 
 _KNOWN = {op.name: (frozenset(op.required), frozenset(op.required + op.optional)) for op in OPS.values()}

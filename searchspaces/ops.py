@@ -26,21 +26,22 @@ class GraphError(ValueError):
     """A graph that no interpreter could run: names the node, what was found and what would work."""
 
 
-def _none(shapes: list[Shape], attrs: Attrs) -> int:
-    return 0
+def _nothing(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
+    return 0, 0
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operator.  `required` and `optional` are attribute names; `shape`, `params` and `macs` take (input shapes, attrs)."""
+    """One operator.  `required` and `optional` are attribute names; `shape` takes (input shapes, attrs), `counts` the output's shape too
+    and gives (parameters, multiply-accumulates).
+    """
 
     name: str
     shape: Callable[[list[Shape], Attrs], Shape]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     inputs: tuple[int, int] = (1, 1)  # fewest and most inputs
-    params: Callable[[list[Shape], Attrs], int] = _none
-    macs: Callable[[list[Shape], Attrs], int] = _none
+    counts: Callable[[list[Shape], Attrs, Shape], tuple[int, int]] = _nothing
 
 
 def _spatial(size: int, kernel: int, stride: int, padding: int) -> int:
@@ -53,19 +54,15 @@ def _conv_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     groups, channels = attrs.get("groups", 1), attrs["channels"]
     if c % groups or channels % groups:
         raise GraphError(f"{c} input and {channels} output channels do not divide into {groups} groups")
-    h_out, w_out = _spatial(h, kernel, stride, padding), _spatial(w, kernel, stride, padding)
+    h_out, w_out = (h + 2 * padding - kernel) // stride + 1, (w + 2 * padding - kernel) // stride + 1
     if channels < 1 or h_out < 1 or w_out < 1:
         raise GraphError(f"kernel {kernel} with padding {padding} does not fit a {h}x{w} map")
     return channels, h_out, w_out
 
 
-def _conv_params(shapes: list[Shape], attrs: Attrs) -> int:
-    return attrs["channels"] * (shapes[0][0] // attrs.get("groups", 1) * attrs["kernel"] ** 2 + bool(attrs.get("bias")))
-
-
-def _conv_macs(shapes: list[Shape], attrs: Attrs) -> int:
-    c_out, h, w = _conv_shape(shapes, attrs)
-    return c_out * h * w * (shapes[0][0] // attrs.get("groups", 1)) * attrs["kernel"] ** 2
+def _conv_counts(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
+    row = shapes[0][0] // attrs.get("groups", 1) * attrs["kernel"] ** 2
+    return out[0] * (row + bool(attrs.get("bias"))), prod(out) * row
 
 
 def _transposed_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
@@ -74,8 +71,9 @@ def _transposed_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     return attrs["channels"], (h - 1) * stride + kernel, (w - 1) * stride + kernel
 
 
-def _transposed_macs(shapes: list[Shape], attrs: Attrs) -> int:
-    return prod(shapes[0]) * attrs["channels"] * attrs["kernel"] ** 2
+def _transposed_counts(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
+    kernel = attrs["kernel"] ** 2
+    return out[0] * (shapes[0][0] * kernel + bool(attrs.get("bias"))), prod(shapes[0]) * out[0] * kernel
 
 
 def _same(shapes: list[Shape], attrs: Attrs) -> Shape:
@@ -127,8 +125,12 @@ def _decode_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
     return 4 + attrs["classes"], sum(h * w for _, h, w in shapes[::2]), 1
 
 
-def _linear_macs(shapes: list[Shape], attrs: Attrs) -> int:
-    return prod(shapes[0]) * attrs["features"]
+def _linear_counts(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
+    return out[-1] * (shapes[0][-1] + bool(attrs.get("bias"))), prod(shapes[0]) * out[-1]
+
+
+def _norm_counts(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
+    return 2 * out[0], 0
 
 
 _CONV = ("stride", "padding", "groups", "bias", "wbits", "abits", "act", "quant", "out_bits")
@@ -139,16 +141,16 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         Op("input", lambda shapes, attrs: tuple(attrs["size"]), ("size",), _FUSED, inputs=(0, 0)),
-        Op("conv2d", _conv_shape, ("channels", "kernel"), _CONV, params=_conv_params, macs=_conv_macs),
+        Op("conv2d", _conv_shape, ("channels", "kernel"), _CONV, counts=_conv_counts),
         Op("conv_transpose2d", _transposed_shape, ("channels", "kernel", "stride"), ("bias", "wbits", *_FUSED),
-           params=_conv_params, macs=_transposed_macs),
+           counts=_transposed_counts),
         Op("linear", lambda shapes, attrs: (*shapes[0][:-1], attrs["features"]), ("features",), ("bias", "wbits", *_FUSED),
-           params=lambda shapes, attrs: attrs["features"] * (shapes[0][-1] + bool(attrs.get("bias"))), macs=_linear_macs),
-        Op("batchnorm", _same, ("eps",), _FUSED, params=lambda shapes, attrs: 2 * shapes[0][0]),
+           counts=_linear_counts),
+        Op("batchnorm", _same, ("eps",), _FUSED, counts=_norm_counts),
         Op("activation", _same, ("kind",), _FUSED),
         Op("add", _same, (), ("rep", *_FUSED), inputs=_MANY),
         Op("mul", _mul_shape, (), _FUSED, inputs=(2, 2)),
-        Op("scale", _same, (), _FUSED, params=lambda shapes, attrs: 1),
+        Op("scale", _same, (), _FUSED, counts=lambda shapes, attrs, out: (1, 0)),
         Op("concat", _concat_shape, (), ("abits",), inputs=_MANY),
         Op("slice", _slice_shape, ("start", "stop"), ("abits",)),
         Op("upsample", _upsample_shape, ("factor",), ("abits",)),
@@ -157,15 +159,15 @@ OPS: dict[str, Op] = {
         Op("flatten", lambda shapes, attrs: (prod(shapes[0]),), (), ("abits",)),
         Op("softmax", _same, (), ("axis", "abits")),
         Op("matmul", _matmul_shape, (), ("abits",), inputs=(2, 2)),
-        Op("layernorm", _same, ("eps",), ("abits",), params=lambda shapes, attrs: 2 * shapes[0][-1]),
+        Op("layernorm", _same, ("eps",), ("abits",), counts=lambda shapes, attrs, out: (2 * out[-1], 0)),
         Op("quantize", _same, ("bits", "group"), ("asymmetric", "scale", "abits", "out_bits")),
         # The frozen projection of DFL counts as `bins` weights, as published parameter counts do.
         Op("dfl_decode", _decode_shape, ("strides", "bins", "classes"), ("abits",), inputs=_MANY,
-           params=lambda shapes, attrs: attrs["bins"]),
+           counts=lambda shapes, attrs, out: (attrs["bins"], 0)),
         Op("nms", lambda shapes, attrs: (attrs["max_detections"], 6), ("max_detections", "score_threshold", "iou_threshold"), ("abits",)),
     )
 }
 
 PASS_THROUGH = frozenset({"concat", "slice", "upsample", "maxpool", "flatten"})  # these hand codes on unchanged
 WEIGHTED = frozenset({"conv2d", "conv_transpose2d", "linear"})
-COUNTED = frozenset(op.name for op in OPS.values() if (op.params, op.macs) != (_none, _none))  # these have parameters or do MACs
+COUNTED = frozenset(op.name for op in OPS.values() if op.counts is not _nothing)  # these have parameters or do MACs

@@ -1,14 +1,20 @@
-"""Places quantize nodes in a Graph: from bit-widths on the nodes to the tensors that hold codes.
+"""Which tensors of a Graph hold codes, at how many bits, and which of them share a quantizer: from bit-widths on the nodes.
 
 The rule.  A weighted node reads its input at its own `abits`.  A tensor is quantized once, at the most bits any reader
 needs, where its producer's chain (conv, batch-norm, activation) ends; a reader that needs fewer bits gets a second, narrower
 quantize.  Tensors that meet in a concat share one quantizer (a conv reads the concat with one step), and so do
 the inputs and outputs of everything that only hands codes on.  What dfl_decode reads stays float.
+
+`quantized` writes this down as quantize nodes in a training form, `coded` as attributes in a form that is fused already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, cast
 
 from searchspaces.graph import Graph, Node, Ref
 from searchspaces.ops import FLOAT_BITS, NON_NEGATIVE, PASS_THROUGH, WEIGHTED
@@ -18,55 +24,59 @@ _FLOAT_ONLY = frozenset({"dfl_decode", "nms", "softmax", "matmul", "layernorm"})
 IMAGE_BITS, IMAGE_SCALE = 8, 1 / 255  # an image is codes already: uint8 RGB
 
 
-def quantized(graph: Graph) -> Graph:
-    """The graph with quantize nodes where bit-widths are below 32; the same graph where none is."""
-    if all(node.get("abits", FLOAT_BITS) == FLOAT_BITS for node in graph):
-        return graph
-    ends = {node.name: node for node in graph if node.op not in PASS_THROUGH and _is_chain_end(graph, node)}
-    groups = _groups(graph, ends)
-    need = _needs(graph, groups)
-    asymmetric = _signed_groups(ends, groups)
+@dataclass(frozen=True)
+class Quantizers:
+    """group[tensor] is its quantizer, named after one of its tensors; a float tensor has none.  `ends` are the tensors that are quantized,
+    the others are handed their codes; `bits` of each group, 32 where it stays float after all.
+    """
 
-    nodes: list[Node] = []
-    codes: dict[Ref, Ref] = {}  # float tensor -> the tensor that holds its codes
-    narrow: dict[tuple[Ref, int], Ref] = {}
+    group: dict[Ref, Ref]
+    ends: dict[Ref, Node]
+    bits: dict[Ref, int]
 
-    def read(name: Ref, bits: int) -> Ref:
-        """The codes of `name` at `bits`, through a narrower quantize where the tensor holds more."""
-        source = codes.get(name, name)
-        group = groups.get(name)
-        if group is None or bits >= need[group]:
-            return source
-        if (source, bits) not in narrow:
-            attrs = {"bits": bits, "group": f"{group}.a{bits}", "asymmetric": group in asymmetric}
-            narrow[source, bits] = f"{name}.a{bits}"
-            nodes.append(Node(f"{name}.a{bits}", "quantize", (source,), attrs, graph[name].shape))
-        return narrow[source, bits]
-
-    for node in graph:
-        bits = node.attrs["abits"] if node.op in WEIGHTED else FLOAT_BITS
-        nodes.append(node if groups.keys().isdisjoint(node.inputs) else node.reading(tuple([read(name, bits) for name in node.inputs])))
-        group = groups.get(node.name)
-        if group is not None and need[group] < FLOAT_BITS and node.name in ends:
-            nodes.append(Node(f"{node.name}.q", "quantize", (node.name,), _attrs(node, group, need[group], asymmetric), node.shape))
-            codes[node.name] = f"{node.name}.q"
-    return Graph(tuple(nodes), tuple(codes.get(name, name) for name in graph.outputs))
+    @cached_property
+    def signed(self) -> set[Ref]:
+        """Groups that may see negative values."""
+        return {self.group[name] for name, node in self.ends.items() if node.op != "input" and _activation(node) not in NON_NEGATIVE}
 
 
-def floated(graph: Graph) -> Graph:
-    """The graph without bit-widths: what is trained before quantization-aware training, under the same node names."""
-    return graph.edited({node.name: node.without("wbits", "abits") for node in graph})
+def quantizers(graph: Graph, fused: bool = False) -> Quantizers:
+    """The rule, for a graph in training form, with rep branches merged, or `fused`: with every chain in one node."""
+    read = set(chain.from_iterable([node.inputs for node in graph.nodes if node.op not in _FLOAT_ONLY]))
+    need: dict[Ref, int] = {}  # bits that the readers of a tensor need
+    ends: dict[Ref, Node] = {}
+    group: dict[Ref, Ref] = {}  # tensor -> another one of its group, or itself
+
+    def find(name: Ref) -> Ref:
+        while group[name] != name:
+            group[name] = name = group[group[name]]
+        return name
+
+    for node in graph.nodes:
+        name, op, inputs = node.name, node.op, node.inputs
+        if op in PASS_THROUGH:
+            if group.keys() >= set(inputs):
+                group[name] = name
+                for x in inputs:
+                    group[find(name)] = find(x)
+            continue
+        bits = node.attrs.get("abits", FLOAT_BITS)
+        for x in inputs:
+            if bits > need.get(x, 0):
+                need[x] = bits
+        if name in read and op not in _FLOAT_ONLY and (fused or _is_chain_end(node, graph.readers(name))):
+            group[name] = name
+            ends[name] = node
+    most: dict[Ref, int] = {}
+    for name, other in group.items():
+        if other != name:
+            other = group[name] = find(other)
+        most[other] = max(most.get(other, 0), need.get(name, 0))
+    return Quantizers(group, ends, {name: bits or FLOAT_BITS for name, bits in most.items()})
 
 
-def _attrs(node: Node, group: str, bits: int, asymmetric: set[str]) -> dict:
-    if node.op == "input":
-        return {"bits": IMAGE_BITS, "group": "image", "asymmetric": False, "scale": IMAGE_SCALE}
-    return {"bits": bits, "group": group, "asymmetric": group in asymmetric}
-
-
-def _is_chain_end(graph: Graph, node: Node) -> bool:
+def _is_chain_end(node: Node, readers: list[Node]) -> bool:
     """False where the only reader belongs to the same fused operator: conv -> batch-norm -> activation, or a branch of a rep sum."""
-    readers = graph.readers(node.name)
     if len(readers) != 1:
         return True
     (reader,) = readers
@@ -75,43 +85,77 @@ def _is_chain_end(graph: Graph, node: Node) -> bool:
     return not (reader.attrs.get("rep") or (reader.op in _AFFINE and node.op in WEIGHTED))
 
 
-def _groups(graph: Graph, ends: Mapping[Ref, Node]) -> dict[Ref, str]:
-    """Tensor -> quantizer, by union over everything that hands codes on; float tensors are absent."""
-    parent: dict[Ref, Ref] = {}
-
-    def find(name: Ref) -> Ref:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for node in graph:
-        if node.op in PASS_THROUGH:
-            if parent.keys() >= set(node.inputs):
-                parent[node.name] = node.name
-                for name in node.inputs:
-                    parent[find(node.name)] = find(name)
-        elif node.name in ends and node.op not in _FLOAT_ONLY and not _FLOAT_ONLY.issuperset([r.op for r in graph.readers(node.name)]):
-            parent[node.name] = node.name
-    return {name: find(name) for name in parent}
+def _activation(node: Node) -> str | None:
+    return node.attrs.get("kind" if node.op == "activation" else "act")
 
 
-def _needs(graph: Graph, groups: dict[Ref, str]) -> dict[str, int]:
-    """Bits of each quantizer: the most that any reader needs.  A sum needs the bits of its own stage."""
-    need: dict[str, int] = dict.fromkeys(groups.values(), 0)
-    for node in graph:
-        for name in () if node.op in PASS_THROUGH else node.inputs:
-            if name in groups:
-                need[groups[name]] = max(need[groups[name]], node.attrs.get("abits", FLOAT_BITS))
-    return {group: bits or FLOAT_BITS for group, bits in need.items()}
+def quantized(graph: Graph) -> Graph:
+    """The graph with quantize nodes where bit-widths are below 32; the same graph where none is."""
+    if not _has_bits(graph):
+        return graph
+    found = quantizers(graph)
+    nodes: list[Node] = []
+    codes: dict[Ref, Ref] = {}  # float tensor -> the tensor that holds its codes
+    narrow = _Narrow(found, nodes)
+    for node in graph.nodes:
+        name, bits = node.name, node.attrs["abits"] if node.op in WEIGHTED else FLOAT_BITS
+        nodes.append(node.reading(tuple([narrow(graph[x], codes.get(x, x), bits) for x in node.inputs])))
+        if name in found.ends and found.bits[found.group[name]] < FLOAT_BITS:
+            group = found.group[name]
+            attrs: dict[str, Any] = {"bits": found.bits[group], "group": group, "asymmetric": group in found.signed}
+            if node.op == "input":
+                attrs = {"bits": IMAGE_BITS, "group": "image", "asymmetric": False, "scale": IMAGE_SCALE}
+            codes[name] = f"{name}.q"
+            nodes.append(Node(codes[name], "quantize", (name,), attrs, node.shape))
+    return Graph(tuple(nodes), tuple(codes.get(name, name) for name in graph.outputs))
 
 
-def _signed_groups(ends: Mapping[Ref, Node], groups: dict[Ref, str]) -> set[str]:
-    """Quantizers that some tensor may enter with negative values."""
-    signed = set()
-    for node in ends.values():
-        if node.name not in groups or node.op == "input":
-            continue
-        if not (node.op == "activation" and node["kind"] in NON_NEGATIVE):
-            signed.add(groups[node.name])
-    return signed
+def coded(graph: Graph, trained: Mapping[Ref, Ref]) -> Graph:
+    """The deploy form of a fused graph, as fuse_quantize leaves it.  The graph is used up: its nodes get their attributes in place.
+
+    `trained` maps a fused node to the last of the nodes of the training form that it stands for: quantizers are named after those.
+    """
+    if not _has_bits(graph):
+        return graph
+    found = quantizers(graph, fused=True)
+    group, need, ends = found.group, found.bits, found.ends
+    nodes: list[Node] = []
+    narrow = _Narrow(found, nodes, trained)
+    for node in graph.nodes:
+        name, op, inputs = node.name, node.op, node.inputs
+        attrs = cast(dict[str, Any], node.attrs)
+        if op in WEIGHTED and inputs[0] in group and need[group[inputs[0]]] > attrs["abits"]:
+            node = node.reading((narrow(graph[inputs[0]], inputs[0], attrs["abits"]),))
+        if name in ends and need[group[name]] < FLOAT_BITS:
+            root = group[name]
+            attrs["quant"], attrs["out_bits"] = ("image", IMAGE_BITS) if op == "input" else (trained.get(root, root), need[root])
+        nodes.append(node)
+    return Graph(tuple(nodes), graph.outputs)
+
+
+class _Narrow:
+    """Narrower quantizes for readers that need fewer bits than a tensor holds; each is added to `nodes` once, when it is first read."""
+
+    def __init__(self, found: Quantizers, nodes: list[Node], trained: Mapping[Ref, Ref] | None = None) -> None:
+        self._found, self._nodes, self._trained = found, nodes, trained or {}
+        self._made: dict[tuple[Ref, int], Ref] = {}
+
+    def __call__(self, node: Node, codes: Ref, bits: int) -> Ref:
+        """What a reader of `bits` reads in place of a node, whose codes are in `codes`."""
+        name, group = node.name, self._found.group.get(node.name)
+        if group is None or bits >= self._found.bits[group]:
+            return codes
+        if (name, bits) not in self._made:
+            attrs = {"bits": bits, "group": f"{self._trained.get(group, group)}.a{bits}", "asymmetric": group in self._found.signed}
+            self._made[name, bits] = f"{self._trained.get(name, name)}.a{bits}"
+            self._nodes.append(Node(self._made[name, bits], "quantize", (codes,), attrs, node.shape))
+        return self._made[name, bits]
+
+
+def _has_bits(graph: Graph) -> bool:
+    return any(node.attrs.get("abits", FLOAT_BITS) < FLOAT_BITS for node in graph.nodes)
+
+
+def floated(graph: Graph) -> Graph:
+    """The graph without bit-widths: what is trained before quantization-aware training, under the same node names."""
+    return graph.edited({node.name: node.without("wbits", "abits") for node in graph})

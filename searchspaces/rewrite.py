@@ -18,8 +18,8 @@ from searchspaces.ops import FLOAT_BITS, WEIGHTED, Attrs
 from searchspaces.weights import Weights
 
 Net = tuple[Graph, Weights | None]
-_TAKES_ACTIVATION = frozenset({"conv2d", "conv_transpose2d", "linear", "add", "batchnorm", "scale"})
-_TAKES_QUANTIZE = frozenset({*_TAKES_ACTIVATION, "mul", "activation", "input", "global_avgpool"})
+TAKES_ACTIVATION = frozenset({"conv2d", "conv_transpose2d", "linear", "add", "batchnorm", "scale"})
+_TAKES_QUANTIZE = frozenset({*TAKES_ACTIVATION, "mul", "activation", "input", "global_avgpool"})
 
 
 @overload
@@ -125,7 +125,7 @@ def _bias(norm: Node, before: Node) -> Attrs | None:
 
 
 def _act(act: Node, before: Node) -> Attrs | None:
-    free = before.op in _TAKES_ACTIVATION and "act" not in before.attrs and "quant" not in before.attrs
+    free = before.op in TAKES_ACTIVATION and "act" not in before.attrs and "quant" not in before.attrs
     return {"act": act.attrs["kind"]} if free else None
 
 

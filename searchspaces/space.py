@@ -56,11 +56,13 @@ class Arch:
 
 @dataclass(frozen=True)
 class Space:
-    """`build(arch, classes) -> Graph`; a gene's condition may only name genes before it."""
+    """`build(arch, classes) -> Graph` in training form; where the space can be costed, `build(arch, classes, g)` lets a given Builder
+    add the nodes, such as a DeployBuilder.  A gene's condition may only name genes before it.
+    """
 
     name: str
     choices: tuple[Choice, ...]
-    build: Callable[[Arch, int], Graph]
+    build: Callable[..., Graph]
 
     def __post_init__(self) -> None:
         seen: dict[str, Choice] = {}

@@ -36,9 +36,12 @@ def bits(precision: str) -> tuple[int, int]:
     return int(weights), int(activations)
 
 
-def build_yolo(arch: Arch, classes: int) -> Graph:
-    """Input (3, resolution, resolution) RGB in 0..1; output dfl_decode (4 + classes, anchors, 1) at strides 8, 16 and 32."""
-    g = Builder()
+def build_yolo(arch: Arch, classes: int, g: Builder | None = None) -> Graph:
+    """Input (3, resolution, resolution) RGB in 0..1; output dfl_decode (4 + classes, anchors, 1) at strides 8, 16 and 32.
+
+    `g` adds the nodes, a plain Builder where it is None.
+    """
+    g = g or Builder()
     quantized = arch["stage1.precision"] != "fp32"
     edge = EDGE_BITS if quantized else FLOAT_BITS
 

@@ -20,21 +20,20 @@ from hwmodels.memory import arena
 from hwmodels.workload import workload
 from nas.candidates import Costs
 from nas.provenance import cpu_name
-from proxies.counting import counted
+from proxies.counting import counted_deployed
 from searchspaces import SPACES, YOLO, Arch, Graph
-from searchspaces.quantizers import quantized
-from searchspaces.rewrite import deployed
+from searchspaces.deploy import DeployBuilder
 
 CLASSES = 20
 CHECKED = 20  # candidates whose costs are compared with the search's own
 WARM = 500  # candidates before memory is read for the first time
 T = TypeVar("T")
-PARTS = ("build", "deploy form", "workload", "latency", "RAM", "flash", "proxies")
+PARTS = ("graph", "workload", "latency", "RAM", "flash", "proxies")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """CPU seconds by part of all `candidates`, of which the device refused some; nodes and deployed operators are means.
+    """CPU seconds by part of all `candidates`, of which the device refused some; `operators` of a deployed network are a mean.
 
     Memory is what the process held more at the end than after the first WARM candidates.
     """
@@ -44,7 +43,6 @@ class Scale:
     seed: int
     candidates: int
     refused: int
-    nodes: float
     operators: float
     seconds: dict[str, float]
     growth_mib: float
@@ -56,7 +54,7 @@ class Scale:
     def json(self) -> dict[str, Any]:
         return {
             "device": self.device, "cpu": self.cpu, "seed": self.seed, "candidates": self.candidates, "refused": self.refused,
-            "nodes": self.nodes, "operators": self.operators, "cpu_seconds": self.cpu_seconds,
+            "operators": self.operators, "cpu_seconds": self.cpu_seconds,
             "candidates_per_second": self.candidates / self.cpu_seconds, "rss_growth_mib": self.growth_mib,
             "parts": [{"part": part, "cpu_seconds": s, "ms": 1e3 * s / self.candidates} for part, s in self.seconds.items()],
         }  # fmt: skip
@@ -64,7 +62,7 @@ class Scale:
     def text(self) -> str:
         """One aligned row a part under a line that says what was done."""
         what = f"{self.candidates} random candidates of the joint space for {self.device}, seed {self.seed}"
-        size = f"{self.nodes:.0f} nodes a graph, {self.operators:.0f} operators when deployed"
+        size = f"{self.operators:.0f} operators a network when deployed"
         head = f"{what}; CPU time, one thread of {self.cpu}; {size}"
         rows = [(part, f"{s:.2f}", f"{1e3 * s / self.candidates:.3f}", f"{s / self.cpu_seconds:.0%}") for part, s in self.seconds.items()]
         total = ("all", f"{self.cpu_seconds:.2f}", f"{1e3 * self.cpu_seconds / self.candidates:.3f}", "100%")
@@ -82,44 +80,41 @@ def run(device: Device, n: int = 10_000, seed: int = 0, progress: Callable[[int]
     """
     space, costs = priced(YOLO, device), Costs(device, CLASSES)
     seconds = dict.fromkeys(PARTS, 0.0)
-    nodes = operators = refused = 0
+    operators = refused = 0
     held = 0.0
     for done, genes in enumerate(space.sample_genes(np.random.default_rng(seed), n)):
         if done == min(WARM, n // 2):
             held = resident_mib()
         arch, stamps = space.decode(genes), [time.process_time()]
         try:
-            graph, deploy, found = _cost(arch, device, stamps)
+            graph, found = _cost(arch, device, stamps)
         except DeviceError:
             refused += 1
         else:
-            nodes, operators = nodes + len(graph.nodes), operators + len(deploy.nodes)
+            operators += len(graph.nodes)
             if done < CHECKED and found.items() - costs(arch).items():
                 raise RuntimeError(f"candidate {done} costs {found} here and {dict(costs(arch))} in a search")
         for part, start, end in zip(PARTS, stamps, stamps[1:]):
             seconds[part] += end - start
         progress(done + 1)
-    priced_ones = max(n - refused, 1)
-    return Scale(
-        device.name, cpu_name(), seed, n, refused, nodes / priced_ones, operators / priced_ones, seconds, resident_mib() - held
-    )  # fmt: skip
+    return Scale(device.name, cpu_name(), seed, n, refused, operators / max(n - refused, 1), seconds, resident_mib() - held)
 
 
-def _cost(arch: Arch, device: Device, stamps: list[float]) -> tuple[Graph, Graph, dict[str, float]]:
-    """Graph, deploy form and costs of a candidate; the CPU time at the end of each part goes to `stamps`."""
+def _cost(arch: Arch, device: Device, stamps: list[float]) -> tuple[Graph, dict[str, float]]:
+    """Deploy form and costs of a candidate; the CPU time at the end of each part goes to `stamps`."""
 
     def timed(result: T) -> T:
         stamps.append(time.process_time())
         return result
 
-    graph = timed(SPACES[arch.space].build(arch, CLASSES))
-    deploy = timed(deployed(quantized(graph)))
-    load = timed(workload(deploy))
+    g = DeployBuilder()
+    graph = timed(SPACES[arch.space].build(arch, CLASSES, g))
+    load = timed(workload(graph))
     latency = timed(device.predict(load))
-    ram = timed(arena(deploy).peak_bytes)
-    flash = timed(flash_bytes(deploy))
-    timed(counted(graph))
-    return graph, deploy, {"latency_ms": latency.mean_ms, "ram_kib": ram / 1024, "flash_kib": flash / 1024, "macs_m": load.macs / 1e6}
+    ram = timed(arena(graph).peak_bytes)
+    flash = timed(flash_bytes(graph))
+    counts = timed(counted_deployed(load, g.saved))
+    return graph, {"latency_ms": latency.mean_ms, "ram_kib": ram / 1024, "flash_kib": flash / 1024, "macs_m": counts.macs / 1e6}
 
 
 def resident_mib() -> float:

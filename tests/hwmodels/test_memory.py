@@ -1,13 +1,16 @@
 """The arena is replayed byte by byte: every operator must find in memory what was computed for it."""
 
+import sys
 from itertools import permutations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodels.layout import ON_HOST
-from hwmodels.memory import ALIGNMENT, Block, arena, block, live_bytes, place
+from hwmodels.errors import DeviceError
+from hwmodels.layout import ON_HOST, planner
+from hwmodels.memory import ALIGNMENT, Part, arena, place
 from searchspaces import YOLO, Builder, Graph
 from searchspaces.graph import verify
 from searchspaces.quantizers import quantized
@@ -164,11 +167,11 @@ def puzzles(draw):
         parts = [(0, size, birth, birth + draw(st.integers(0, 4)))]
         if draw(st.booleans()):
             parts.append((size, size + ALIGNMENT * draw(st.integers(1, 3)), birth + draw(st.integers(0, 3)), birth + 4))
-        blocks.append(block(parts))
+        blocks.append(parts)
     return blocks
 
 
-def best_by_brute_force(blocks: list[Block]) -> int:
+def best_by_brute_force(blocks: list[list[Part]]) -> int:
     """First fit over every order; some order gives an optimum, since an optimal plan can be pushed down block by block."""
     best = 10**9
     for order in permutations(range(len(blocks))):
@@ -176,23 +179,57 @@ def best_by_brute_force(blocks: list[Block]) -> int:
         for i in order:
             candidates = (s for s in range(0, 10**6, ALIGNMENT) if not any(overlap(blocks[i], s, blocks[j], starts[j]) for j in starts))
             starts[i] = next(candidates)
-        best = min(best, max(starts[i] + blocks[i].size for i in starts))
+        best = min(best, max(starts[i] + size(blocks[i]) for i in starts))
     return best
 
 
-def overlap(a: Block, at: int, b: Block, bt: int) -> bool:
+def overlap(a: list[Part], at: int, b: list[Part], bt: int) -> bool:
     return any(
         low + at < high2 + bt and low2 + bt < high + at and birth <= death2 and birth2 <= death
-        for low, high, birth, death in a.parts
-        for low2, high2, birth2, death2 in b.parts
+        for low, high, birth, death in a
+        for low2, high2, birth2, death2 in b
     )
+
+
+def size(parts: list[Part]) -> int:
+    return max(high for _, high, _, _ in parts)
+
+
+def alive(blocks: list[list[Part]], step: int) -> int:
+    return sum(high - low for parts in blocks for low, high, birth, death in parts if birth <= step <= death)
 
 
 @given(puzzles())
 @settings(max_examples=150, deadline=None)
 def test_small_arenas_are_placed_as_brute_force_would(blocks):
-    starts = place(blocks, live_bytes(blocks))
+    starts, bound = place(blocks)
     assert all(start % ALIGNMENT == 0 and start >= 0 for start in starts)
     assert not any(overlap(blocks[i], starts[i], blocks[j], starts[j]) for i in range(len(blocks)) for j in range(i))
-    peak = max(start + block.size for start, block in zip(starts, blocks))
-    assert max(live_bytes(blocks)) <= peak == best_by_brute_force(blocks)
+    peak = max(start + size(block) for start, block in zip(starts, blocks))
+    assert bound == max(alive(blocks, step) for step in range(20))
+    assert bound <= peak == best_by_brute_force(blocks)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "says"),
+    [
+        ([1, 0, 4, 3], [], "cut off"),
+        ([9, 0, 4, 3, 0, 0], [], "kind is unknown"),
+        ([1, 0, 4, 3, 0, 1, 0], [], "reads node 0"),
+        ([1, 0, 4, 3, 0, 0], [1], "no node 1"),
+        ([1, 0, 4, 3, 0, 0, 2, 0, 4, 3, 0, 0, 3, 0, 4, 3, 0, 2, 0, 1], [], "a view reads one tensor"),
+    ],
+)
+def test_the_planner_refuses_nodes_that_are_no_graph(nodes, outputs, says):
+    with pytest.raises(ValueError, match=says):
+        planner().Layout(nodes, outputs)
+
+
+def test_without_the_planner_an_arena_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hwmodels._planner", None)
+    planner.cache_clear()
+    try:
+        with pytest.raises(DeviceError, match="pip install -e"):
+            place([])
+    finally:
+        planner.cache_clear()
