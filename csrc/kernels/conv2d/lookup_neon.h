@@ -81,33 +81,6 @@ inline const uint8_t* placed_planes(const Conv2d& c, const Lookup& l, const void
     return static_cast<const uint8_t*>(scratch) + (l.planes.copied ? scratch_of(c, l.planes, l.index_bits).packed_bytes : 0);
 }
 
-// Every second byte; up to one byte behind the last of them is read.
-inline void copy_alternate(uint8_t* to, const uint8_t* from, int32_t n) {
-    int32_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) vst1q_u8(to + i, vld2q_u8(from + 2 * i).val[0]);
-    for (; i < n; ++i) to[i] = from[2 * i];
-}
-
-// One packed byte plane into the padded form of planes.h.
-void place_plane(const Planes& p, const uint8_t* from, uint8_t outside, uint8_t* to) {
-    std::memset(to, outside, static_cast<size_t>(p.size));
-    if (p.stride == 1) {
-        uint8_t* at = to + p.pad * p.row + p.pad;
-        for (int32_t y = 0; y < p.h; ++y) std::memcpy(at + y * p.row, from + static_cast<int64_t>(y) * p.w, static_cast<size_t>(p.w));
-        return;
-    }
-    for (int32_t phase = 0; phase < p.phases * p.phases; ++phase, to += p.phase_size) {
-        const int32_t py = phase / p.phases, px = phase % p.phases;
-        const int32_t left = std::clamp((p.pad - px + 1) / 2, 0, p.row);                // columns left of the image
-        const int32_t right = std::clamp((p.w + p.pad - px + 1) / 2, left, p.row);      // the first column right of it
-        for (int32_t r = 0; r < p.rows; ++r) {
-            const int32_t y = 2 * r + py - p.pad;
-            if (y < 0 || y >= p.h) continue;
-            copy_alternate(to + r * p.row + left, from + static_cast<int64_t>(y) * p.w + 2 * left + px - p.pad, right - left);
-        }
-    }
-}
-
 void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch, Share share) {
     const Lookup& l = *static_cast<const Lookup*>(prepared);
     const Scratch s = scratch_of(c, l.planes, l.index_bits);
@@ -123,7 +96,7 @@ void pack(const Conv2d& c, const void* prepared, const uint8_t* x, void* scratch
     if (!l.planes.copied) return;
     const uint8_t* outside = lookup_part<uint8_t>(l, l.outside);
     for (int64_t p = 4 * begin; p < std::min(4 * end, l.byte_planes); ++p)
-        place_plane(l.planes, packed + p * stride, outside[p], packed + s.packed_bytes + p * l.planes.size);
+        fill_byte_plane(l.planes, packed + p * stride, outside[p], packed + s.packed_bytes + p * l.planes.size);
 }
 
 // Sums of 16 positions, uint16: the first 8, the last 8.

@@ -56,6 +56,26 @@ void fill_plane(const Planes& p, const uint32_t* src, uint32_t outside, uint32_t
     else fill_phases(p, src, outside, dst, share);
 }
 
+void fill_byte_plane(const Planes& p, const uint8_t* src, uint8_t outside, uint8_t* dst) {
+    std::memset(dst, outside, static_cast<size_t>(p.size));
+    if (p.stride == 1) {
+        uint8_t* at = dst + p.pad * p.row + p.pad;
+        for (int32_t y = 0; y < p.h; ++y) std::memcpy(at + y * p.row, src + static_cast<int64_t>(y) * p.w, static_cast<size_t>(p.w));
+        return;
+    }
+    for (int32_t phase = 0; phase < p.phases * p.phases; ++phase, dst += p.phase_size) {
+        const int32_t py = phase / p.phases, px = phase % p.phases;
+        const int32_t left = std::clamp((p.pad - px + 1) / 2, 0, p.row), right = std::clamp((p.w + p.pad - px + 1) / 2, left, p.row);
+        for (int32_t r = 0; r < p.rows; ++r) {
+            const int32_t y = 2 * r + py - p.pad;
+            if (y < 0 || y >= p.h) continue;
+            const uint8_t* from = src + static_cast<int64_t>(y) * p.w + 2 * left + px - p.pad;
+            uint8_t* to = dst + r * p.row + left;
+            for (int32_t i = 0; i < right - left; ++i) to[i] = from[2 * i];
+        }
+    }
+}
+
 void output_spans(const Planes& p, int32_t width, OutputSpan* spans) {
     int32_t out = 0;
     for (int32_t begin = 0; begin < p.positions; begin += width, ++spans) {

@@ -60,4 +60,7 @@ void output_spans(const Planes&, int32_t width, OutputSpan* spans);
 // Copies one plane of 4-byte elements into padded form; `outside` is the padding element. dst: [size]. Shares are rows.
 void fill_plane(const Planes&, const uint32_t* src, uint32_t outside, uint32_t* dst, Share);
 
+// The same for a whole plane of bytes.
+void fill_byte_plane(const Planes&, const uint8_t* src, uint8_t outside, uint8_t* dst);
+
 }  // namespace edgenas

@@ -142,7 +142,7 @@ void finish_tile(const CodebookConv2d& b, const CodebookTables& t, int32_t c, in
             for (int k = 0; k < kLanes; k += 8) store256(wide[q] + k, _mm256_add_epi32(load256(total.at[q * vectors + i] + k), offset));
         }
         if (!b.sums) {
-            finish(b.conv, c, Sums{wide[0], 4, spans, limit, codebook_part<int32_t>(t, t.tree)}, y);
+            finish(b.conv, c, Sums{wide[0], 4, spans, limit, codebook_part<int32_t>(t, t.tree), nullptr}, y);
             continue;
         }
         for (int q = 0; q < kQ && c + q < b.conv.c_out; ++q)

@@ -193,7 +193,7 @@ void codebook_prepare(const CodebookConv2d& b, void* prepared) {
 }
 
 CodebookScratch codebook_scratch(const CodebookConv2d& b) {
-    constexpr int64_t kReadPast = 31, kSlack = 256;         // by fill_byte_plane; by whole vectors behind the last plane
+    constexpr int64_t kReadPast = 31, kSlack = 256;         // by packing; by whole vectors behind the last plane
     const Planes planes = byte_planes_of(b.conv);
     const int64_t count = index_planes_of(b.conv);
     CodebookScratch s{};
