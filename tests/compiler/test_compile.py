@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 import nas.compiler as compiler
 from hwmodels.memory import arena
-from nas.bench.model import CLASSES as BENCHED
-from nas.bench.model import yolov8n
+from nas.bench.networks import CLASSES as BENCHED
+from nas.bench.networks import yolov8n
 from nas.compiler import CompilerError, run_passes
 from nas.compiler.grids import Grid
 from nas.compiler.interpret import evaluate, without_quantizer
 from nas.compiler.requant import table_error
 from nas.runtime import Executor, artifact, decode, reference
 from nas.runtime.plan import Plan
-from searchspaces import YOLO, Builder, Graph, Weights, yolobench
+from searchspaces import Builder, Graph, Weights, yolobench
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg, sppf
 from searchspaces.heads import yolov8_head
 from searchspaces.ops import WEIGHTED
@@ -188,7 +188,7 @@ def test_sizes_account_for_the_file(tmp_path, weights_of):
 
 @pytest.mark.parametrize("act", ["silu", "relu"])
 def test_a_file_is_its_packed_weights_and_epilogues_and_three_percent(weights_of, act):
-    graphs = [quantized(YOLO.build(yolov8n(96, act, precision), 20)) for precision in ("w2a2", "w8a8")]
+    graphs = [quantized(yolov8n(96, act, precision)) for precision in ("w2a2", "w8a8")]
     two, eight = (compiler.sizes(compiler.compile(graph, weights_of(graph), classes=BENCHED)) for graph in graphs)
     assert two.overhead < 0.03 and eight.overhead < 0.03
     assert two.total < 0.30 * eight.total

@@ -18,6 +18,8 @@ struct Avx2 {
     static Reg load_part(const float* p, __m256i m) { return _mm256_maskload_ps(p, m); }
     static void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
     static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+    // Assembly, because gcc otherwise moves and spills sums in the innermost loop.
+    static void accumulate(Reg& sum, Reg a, Reg b) { __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
     static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
     static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
     static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }

@@ -151,22 +151,18 @@ struct Direct {
         int64_t limit;                      // of the elements of an output plane that this worker may write
     };
 
-    // kPart: the last vector has `live` lanes, the others lie outside a tensor that is used in place and are not read.
+    // sums [kQ][N][kLanes]: bias + the products of a block at N vectors of positions from x on. kPart: lanes outside `part` of the
+    // last vector lie outside a tensor that is used in place and are not read. A function of its own that ends in memory: together
+    // with the activations gcc keeps no sum in a register.
     template <int N, bool kPart>
-    static void run_tile(const Tile& tile, int32_t b, int32_t vector, int32_t live) {
-        const Layout& l = tile.layout;
-        const Block& block = reinterpret_cast<const Block*>(tile.prepared)[b];
-        const float* bias = reinterpret_cast<const float*>(tile.prepared + l.bias) + b * kQ;
-        const float* w = reinterpret_cast<const float*>(tile.prepared + l.weights) + block.weights;
-        const float* x = tile.x + static_cast<int64_t>(block.channel) * l.planes.size + static_cast<int64_t>(vector) * kLanes;
-        const int32_t* tap = reinterpret_cast<const int32_t*>(tile.prepared + l.tap);
-        const auto part = V::mask(live);
+    static __attribute__((noinline)) void multiply(const float* x, const int32_t* tap, int32_t steps, const float* w, const float* bias,
+                                                   decltype(V::mask(0)) part, float* sums) {
         Reg acc[kQ][N];
 #pragma GCC unroll 8
         for (int q = 0; q < kQ; ++q)
 #pragma GCC unroll 4
             for (int v = 0; v < N; ++v) acc[q][v] = V::set1(bias[q]);
-        for (int32_t s = 0; s < block.steps; ++s, w += kQ) {
+        for (int32_t s = 0; s < steps; ++s, w += kQ) {
             const float* at = x + tap[s];
             Reg in[N];
 #pragma GCC unroll 4
@@ -175,18 +171,32 @@ struct Direct {
             for (int q = 0; q < kQ; ++q) {
                 const Reg weight = V::set1(w[q]);
 #pragma GCC unroll 4
-                for (int v = 0; v < N; ++v) acc[q][v] = V::fma(in[v], weight, acc[q][v]);
+                for (int v = 0; v < N; ++v) V::accumulate(acc[q][v], in[v], weight);
             }
         }
+#pragma GCC unroll 8
+        for (int q = 0; q < kQ; ++q)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) V::store(sums + (q * N + v) * kLanes, acc[q][v]);
+    }
+
+    // The last vector has `live` lanes.
+    template <int N, bool kPart>
+    static void run_tile(const Tile& tile, int32_t b, int32_t vector, int32_t live) {
+        const Layout& l = tile.layout;
+        const Block& block = reinterpret_cast<const Block*>(tile.prepared)[b];
+        const float* bias = reinterpret_cast<const float*>(tile.prepared + l.bias) + b * kQ;
+        const float* w = reinterpret_cast<const float*>(tile.prepared + l.weights) + block.weights;
+        const float* x = tile.x + static_cast<int64_t>(block.channel) * l.planes.size + static_cast<int64_t>(vector) * kLanes;
+        alignas(64) float sums[kQ * N * kLanes];
+        multiply<N, kPart>(x, reinterpret_cast<const int32_t*>(tile.prepared + l.tap), block.steps, w, bias, V::mask(live), sums);
         const OutputSpan* spans = reinterpret_cast<const OutputSpan*>(tile.prepared + l.span) + vector;
         const int64_t pixels = static_cast<int64_t>(tile.conv.h_out) * tile.conv.w_out;
-#pragma GCC unroll 8
-        for (int q = 0; q < kQ; ++q) {
-            if (b * kQ + q >= tile.conv.c_out) break;
-#pragma GCC unroll 4
-            for (int v = 0; v < N; ++v)
-                V::store_span(tile.y + (b * kQ + q) * pixels, tile.limit, spans[v], activate_lanes<V>(tile.conv.act, acc[q][v]));
-        }
+        for (int q = 0; q < kQ && b * kQ + q < tile.conv.c_out; ++q)
+            for (int v = 0; v < N; ++v) {
+                const Reg sum = V::load(sums + (q * N + v) * kLanes);
+                V::store_span(tile.y + (b * kQ + q) * pixels, tile.limit, spans[v], activate_lanes<V>(tile.conv.act, sum));
+            }
     }
 
     // Full tiles, but 2 + 2 vectors rather than 3 + 1; where masked loads cost something, a partial last vector goes alone.

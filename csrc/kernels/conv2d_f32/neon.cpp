@@ -24,6 +24,7 @@ struct Neon {
     }
     static void store(float* p, Reg v) { vst1q_f32(p, v); }
     static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
+    static void accumulate(Reg& sum, Reg a, Reg b) { sum = vfmaq_f32(sum, a, b); }
     static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
     static Reg sub(Reg a, Reg b) { return vsubq_f32(a, b); }
     static Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
