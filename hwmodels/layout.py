@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -61,16 +61,24 @@ def planner() -> Any:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Bytes of every tensor, and which share memory.
+    """Bytes of every tensor, and which share memory, by what the planner found.
 
-    `aliases[node]` are those inputs of a node whose memory it shares: the pieces of a concat that need no copy, the input
-    of a slice that is a view, the operand that a sum overwrites.  Nodes that share nothing are absent.
     `layout` is the planner's: it places the tensors (hwmodels.memory) and knows what each operator moves (hwmodels.workload).
     """
 
-    sizes: Mapping[Ref, int]
-    aliases: Mapping[Ref, tuple[Ref, ...]]
+    nodes: tuple[Node, ...]
     layout: Any
+
+    @cached_property
+    def sizes(self) -> Mapping[Ref, int]:
+        return dict(zip([node.name for node in self.nodes], self.layout.sizes))
+
+    @cached_property
+    def aliases(self) -> Mapping[Ref, tuple[Ref, ...]]:
+        """Those inputs of a node whose memory it shares: the pieces of a concat that need no copy, the input of a slice that is a view,
+        the operand that a sum overwrites.  Nodes that share nothing are absent."""
+        found = zip(self.nodes, self.layout.aliases)
+        return {node.name: tuple([self.nodes[x].name for x in shared]) for node, shared in found if shared}
 
 
 @lru_cache(maxsize=1)  # the workload and the arena of a candidate are asked for one after the other
@@ -82,10 +90,9 @@ def sharing(graph: Graph) -> Sharing:
     for node in graph.nodes:
         name, op, inputs, shape = node.name, node.op, node.inputs, node.shape
         codes, kind = bits[name] < FLOAT_BITS, _KIND.get(op, 0)
-        plane, first = prod(shape[1:]), node.attrs["start"] if op == "slice" else 0
+        plane = shape[1] * shape[2] if len(shape) == 3 else prod(shape[1:])
+        first = node.attrs["start"] if op == "slice" else 0
         flat += (kind, codes, plane if codes else 4 * plane, shape[0], first, len(inputs), *[number[x] for x in inputs])
         number[name] = len(number)
     layout = planner().Layout(flat, [number[name] for name in graph.outputs])
-    nodes = graph.nodes
-    aliases = {node.name: tuple([nodes[x].name for x in shared]) for node, shared in zip(nodes, layout.aliases) if shared}
-    return Sharing(dict(zip(number, layout.sizes)), aliases, layout)
+    return Sharing(graph.nodes, layout)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hwmodels.flash import flash_bytes
-from hwmodels.layout import ON_HOST, planner, sharing
+from hwmodels.layout import ON_HOST, Sharing, planner, sharing
 from searchspaces.graph import Graph, Ref
 
 __all__ = ["ALIGNMENT", "Arena", "Part", "arena", "flash_bytes", "place"]
@@ -22,31 +23,36 @@ Part = tuple[int, int, int, int]  # first byte, byte behind the last, birth, dea
 
 @dataclass(frozen=True)
 class Arena:
-    """Byte offsets of all tensors, those that share memory included.
+    """Where the tensors of a graph lie.  `bound_bytes` is the most that is alive at any one step, below which no placement can go."""
 
-    `aliases[node]` are the inputs whose memory the node shares (layout.Sharing); `bound_bytes` is the most that is alive at
-    any one step, below which no placement can go.
-    """
-
-    offsets: Mapping[Ref, int]
-    sizes: Mapping[Ref, int]
+    shared: Sharing
+    starts: Sequence[int]
     peak_bytes: int
     bound_bytes: int
-    aliases: Mapping[Ref, tuple[Ref, ...]]
+
+    @cached_property
+    def offsets(self) -> Mapping[Ref, int]:
+        """Byte offsets of all tensors, those that share memory included; nodes that run on the host have no tensor."""
+        return {node.name: start for node, start in zip(self.shared.nodes, self.starts) if node.op not in ON_HOST}
+
+    @cached_property
+    def sizes(self) -> Mapping[Ref, int]:
+        return {name: self.shared.sizes[name] for name in self.offsets}
+
+    @property
+    def aliases(self) -> Mapping[Ref, tuple[Ref, ...]]:
+        """The inputs whose memory a node shares (layout.Sharing)."""
+        return self.shared.aliases
 
 
 def arena(graph: Graph) -> Arena:
-    """Offsets (multiples of 64 bytes, pieces of a block closer) and the peak; nodes that run on the host have no tensor.
+    """Offsets (multiples of 64 bytes, pieces of a block closer) and the peak.
 
     Placed by csrc/planner/place.cpp: first fit in order of the fullest step that a block lives to see, other orders where that is
     not good enough.  Deterministic.
     """
     shared = sharing(graph)
-    starts, peak, bound = shared.layout.arena(ALIGNMENT)
-    offsets, sizes = dict(zip(shared.sizes, starts)), shared.sizes
-    if on_host := {node.name for node in graph.nodes if node.op in ON_HOST}:
-        offsets, sizes = ({name: number for name, number in found.items() if name not in on_host} for found in (offsets, sizes))
-    return Arena(offsets, sizes, peak, bound, shared.aliases)
+    return Arena(shared, *shared.layout.arena(ALIGNMENT))
 
 
 def place(blocks: Sequence[Sequence[Part]]) -> tuple[list[int], int]:

@@ -101,9 +101,10 @@ def _cost(graph: Graph, node: Node, shapes: list[Shape], bits: Mapping[Ref, int]
     if op in WEIGHTED:
         wbits, bytes_weights = attrs.get("wbits", FLOAT_BITS), weight_bytes(node, shapes[0][-1 if op == "linear" else 0])
     c_out, h_out, w_out = shape if len(shape) == 3 else (*shape, 1, 1)[:3]
+    activation = attrs.get("act") or (_activation(graph, node) if op in _ENDS_OR_IS_ACTIVATION else "")
     return OpCost(
         name, op, precision_name(wbits, bits[inputs[0] if inputs else name]), macs, params, bytes_in, bytes_out, bytes_weights,
-        moved + bytes_weights, bits[name], attrs.get("act") or _activation(graph, node), prod(shape), attrs.get("kernel", 1),
+        moved + bytes_weights, bits[name], activation, c_out * h_out * w_out, attrs.get("kernel", 1),
         attrs.get("stride", 1), attrs.get("groups", 1), shapes[0][0] if shapes else 1, c_out, h_out, w_out,
     )  # fmt: skip
 
@@ -125,9 +126,12 @@ def counts(graph: Graph) -> Counts:
         if node.op in COUNTED:
             found = OPS[node.op].counts(graph.in_shapes(node), node.attrs, node.shape)
             params, macs = params + found[0], macs + found[1]
-        if act := node.attrs.get("act") or _activation(graph, node):
+        if act := node.attrs.get("act") or (_activation(graph, node) if node.op in _ENDS_OR_IS_ACTIVATION else ""):
             elements[act] = elements.get(act, 0) + prod(node.shape)
     return Counts(macs, params, elements)
+
+
+_ENDS_OR_IS_ACTIVATION = frozenset({"activation", "batchnorm", "add", *WEIGHTED})
 
 
 def _activation(graph: Graph, node: Node) -> str:

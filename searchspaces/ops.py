@@ -62,7 +62,7 @@ def _conv_shape(shapes: list[Shape], attrs: Attrs) -> Shape:
 
 def _conv_counts(shapes: list[Shape], attrs: Attrs, out: Shape) -> tuple[int, int]:
     row = shapes[0][0] // attrs.get("groups", 1) * attrs["kernel"] ** 2
-    return out[0] * (row + bool(attrs.get("bias"))), prod(out) * row
+    return out[0] * (row + bool(attrs.get("bias"))), out[0] * out[1] * out[2] * row
 
 
 def _transposed_shape(shapes: list[Shape], attrs: Attrs) -> Shape:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from searchspaces.graph import Graph, Node, Ref
 from searchspaces.ops import FLOAT_BITS, NON_NEGATIVE, PASS_THROUGH, WEIGHTED
@@ -123,7 +123,7 @@ def coded(graph: Graph, trained: Mapping[Ref, Ref]) -> Graph:
     narrow = _Narrow(found, nodes, trained)
     for node in graph.nodes:
         name, op, inputs = node.name, node.op, node.inputs
-        attrs = cast(dict[str, Any], node.attrs)
+        attrs: Any = node.attrs
         if op in WEIGHTED and inputs[0] in group and need[group[inputs[0]]] > attrs["abits"]:
             node = node.reading((narrow(graph[inputs[0]], inputs[0], attrs["abits"]),))
         if name in ends and need[group[name]] < FLOAT_BITS:

@@ -46,7 +46,8 @@ def test_torch_is_imported_by_the_module_files_alone(package):
             assert "torch" not in imports(path), path
 
 
-LOADERS = (("pickle.load", ""), ("torch.load(", "weights_only=True"), ("np.load(", "allow_pickle=False"), ("joblib", ""))  # and what is safe
+# Calls that may unpickle, and the argument with which they do not.
+LOADERS = (("pickle.load", ""), ("torch.load(", "weights_only=True"), ("np.load(", "allow_pickle=False"), ("joblib", ""))
 
 
 def test_nothing_unpickles():

@@ -87,6 +87,7 @@ std::pair<std::vector<int64_t>, int64_t> placed(const std::vector<std::vector<st
 }  // namespace
 
 NB_MODULE(_planner, m) {
+    nb::set_leak_warnings(false);       // a cache holds a Layout until the interpreter ends
     nb::class_<PyLayout>(m, "Layout")
         .def(nb::init<const std::vector<int64_t>&, const std::vector<int32_t>&>(), "nodes"_a, "outputs"_a)
         .def_prop_ro("sizes", &PyLayout::sizes)      // bytes of each node's tensor
