@@ -72,7 +72,11 @@ def choose(
     layers = {name: table.layers for name, table in tables.items()}
     drawn = {name: limit - tables[name].rest for name, limit in limits.items()}
     for _ in range(ROUNDS):
-        chosen = allocate(minds, layers, drawn)
+        try:
+            chosen = allocate(minds, layers, drawn)
+        except QuantError as fault:
+            left = ", ".join(f"of {name} {limit:g}, {limit - drawn[name]:.3g} go to everything else" for name, limit in limits.items())
+            raise QuantError(f"{fault} ({left})") from None
         found = {name: cost_of(name, mixed(graph, chosen), weights, images, device) for name in limits}
         if all(found[name] <= limits[name] for name in limits):
             return Choice(chosen, found, minds)
