@@ -20,21 +20,13 @@ from typing import Any
 
 from hwmodels.errors import DeviceError
 from searchspaces.graph import Graph, Node, Ref
-from searchspaces.ops import FLOAT_BITS, Shape
+from searchspaces.ops import FLOAT_BITS
 
-GROUP = 4  # channels of one C4 group: 4 codes, 4 bytes
 ON_HOST = frozenset({"nms"})  # outside the arena
 AFTER_MAPS = frozenset({"dfl_decode", *ON_HOST})  # behind the raw maps, at which the timed run of a network ends
 IN_PLACE = frozenset({"add", "mul", "activation", "quantize"})
 # What the planner knows of operators, as csrc/planner/planner.h numbers it; 0 is any other.
 _KIND = {"input": 1, "concat": 2, "slice": 3, "flatten": 4, **dict.fromkeys(IN_PLACE, 5), **dict.fromkeys(ON_HOST, 6)}
-
-
-def tensor_bytes(shape: Shape, bits: int) -> int:
-    """Bytes of an activation: a byte a code in groups of four channels [ceil(C/4)][H][W][4], or planar float32 [C][H][W]."""
-    if bits == FLOAT_BITS:
-        return 4 * prod(shape)
-    return -(-shape[0] // GROUP) * GROUP * prod(shape[1:])
 
 
 def weight_bytes(node: Node, c_in: int) -> int:
