@@ -14,8 +14,8 @@ from searchspaces.ops import FLOAT_BITS, MONOTONE, WEIGHTED
 _HEADER, _SECTION, _TENSOR, _INSTRUCTION, _OPERAND = 32, 12, 24, 56, 4
 _SINGLES, _ALIGNMENT = 6, 8
 _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing, provenance; the name of a class
-_THRESHOLD_BITS, _CLIP_BITS = 4, 3  # a monotone activation to codes this narrow becomes thresholds; what only clips, below 3 bits
-_TABLE = {1: 2, 2: 4, 3: 10, 4: 24, 8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
+_THRESHOLD_BITS, _COARSE_BITS = 4, 2  # a monotone curve to codes this narrow becomes thresholds; all others, up to 2 bits
+_TABLE = {3: 10, 4: 24, 8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
 _AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
 _WITHOUT_TENSOR = frozenset({*ON_HOST, "flatten"})
 _BY_CODE = frozenset({"quantize", "activation"})  # these look codes up, one by one
@@ -76,6 +76,5 @@ def _epilogue(node: Node, out_bits: int, tables: dict[tuple[str, str], int]) -> 
 
 
 def _by_thresholds(act: str, out_bits: int) -> bool:
-    if act in _BY_CLIPPING:
-        return out_bits < _CLIP_BITS
-    return out_bits <= _THRESHOLD_BITS and act in MONOTONE
+    """What falls before it rises does not at so few bits, as a rule: a step is wider than its dip."""
+    return out_bits <= (_THRESHOLD_BITS if act in MONOTONE - _BY_CLIPPING else _COARSE_BITS)

@@ -18,7 +18,7 @@ from searchspaces.ops import FLOAT_BITS, WEIGHTED
 
 LANES, LOOKUP_LANES, BLOCK = 16, 64, 8  # a vector kernel computes so many positions by so many output channels; it pads to them
 _LOOKUP_BITS = 2  # up to here products can be looked up, above it they are multiplied
-_THRESHOLD_BITS = 4  # up to here a monotone activation is a count of thresholds, above it a table or a clip
+_COARSE_BITS, _NARROW_BITS = 2, 4  # thresholds are counted up to the first, tables are short up to the second
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _looks_up(op: OpCost) -> bool:
 
 def _epilogue(op: OpCost) -> str:
     """How sums become outputs: the cost depends on the activation and on how wide the codes are."""
-    width = "float" if op.bits_out == FLOAT_BITS else "narrow" if op.bits_out <= _THRESHOLD_BITS else "wide"
+    widths = {"coarse": _COARSE_BITS, "narrow": _NARROW_BITS, "wide": FLOAT_BITS - 1, "float": FLOAT_BITS}
+    width = next(name for name, bits in widths.items() if op.bits_out <= bits)
     return f"{op.activation or 'none'} {width}"
 
 

@@ -29,4 +29,5 @@ ACTIVATION: dict[str, Callable[[Array], Array]] = {
     "sigmoid": sigmoid,
     "gelu": lambda y: y * _normal_cdf(y),
 }
+LOWEST = {"hardswish": -0.375, "silu": -0.2784645427610738, "gelu": -0.16997120747990366}      # of those that fall before they rise
 STEEPEST = {"hardswish": 1.5, "silu": 1.1, "gelu": 1.13, "sigmoid": 0.25}      # largest |slope|; 1 for the others

@@ -102,7 +102,16 @@ def test_whatever_epilogue_is_chosen_the_code_is_within_one(channel, grid, act):
     m, b, sums, reach = channel
     epilogue = requant(m, b, act, grid, reach)
     assert epilogue.kind in ("linear", "table", "threshold")
-    assert np.abs(run(epilogue, sums) - real_codes(m, b, sums, act, grid)).max() <= 1
+    assert np.abs(run(epilogue, sums) - real_codes(m, b, sums, act, grid)).max() <= (epilogue.kind != "threshold")
+
+
+@pytest.mark.parametrize(("act", "limit"), [("silu", 0.557), ("hardswish", 0.75), ("gelu", 0.34)])
+def test_an_activation_with_a_dip_counts_thresholds_where_a_step_hides_the_dip(act, limit):
+    m, b = np.array([0.01, -0.01]), np.array([0.3, -0.2])
+    hidden, seen = Grid(2, 1.02 * limit, 1), Grid(2, 0.98 * limit, 1)
+    assert requant(m, b, act, hidden, 10_000).kind == "threshold"
+    assert requant(m, b, act, seen, 10_000).kind == "table"
+    assert requant(m, b, act, Grid(2, 0.1, 0), 10_000).kind == "threshold"  # no code stands for less than 0
 
 
 @EXAMPLES
