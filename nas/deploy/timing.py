@@ -10,6 +10,9 @@ import numpy as np
 
 _WARMUP_S = 0.03
 _SETTLED = 0.01  # half width of the median's 95 % interval, relative to the median
+BURSTS, MOST_BURSTS = 3, 9  # a shared machine is slow for a second at a time: so many bursts have to agree, of so many
+BURST_PAUSE_S = 0.5
+_AGREED = 1.1  # the slowest of bursts that agree, to the quickest
 DRIFT = 1.25  # a marker that takes this much longer at its end than at its best says the machine was throttled or shared
 _MARKER = np.linspace(0.0, 1.0, 20_000)
 
@@ -50,9 +53,25 @@ def time_calls(call: Callable[[], object], *, max_seconds: float = 2.0, min_runs
     return _timing(samples, float(np.median(markers[1:] or markers)) > DRIFT * min(markers))
 
 
-def together(bursts: Sequence[Timing]) -> Timing:
-    """One Timing of several bursts: a shared machine is slow for a second at a time, so bursts lie apart."""
-    return _timing([ms for burst in bursts for ms in burst.samples_ms], any(burst.throttled for burst in bursts))
+def in_bursts(burst: Callable[[], Timing], pause_s: float = BURST_PAUSE_S) -> Timing:
+    """One Timing of BURSTS bursts, `pause_s` apart, whose medians agree; of more bursts the quickest that do.
+
+    Where none agree after MOST_BURSTS it is that of all of them, and `throttled`: the machine is busy.
+    """
+    bursts: list[Timing] = []
+    while len(bursts) < MOST_BURSTS:
+        time.sleep(pause_s if bursts else 0.0)
+        bursts.append(burst())
+        ordered = sorted(bursts, key=lambda timing: timing.median_ms)
+        for first in range(len(ordered) - BURSTS + 1):
+            agreed = ordered[first : first + BURSTS]
+            if agreed[-1].median_ms <= _AGREED * agreed[0].median_ms:
+                return _together(agreed, any(timing.throttled for timing in agreed))
+    return _together(bursts, True)
+
+
+def _together(bursts: Sequence[Timing], throttled: bool) -> Timing:
+    return _timing([ms for burst in bursts for ms in burst.samples_ms], throttled)
 
 
 def _timing(samples: Sequence[float], throttled: bool) -> Timing:

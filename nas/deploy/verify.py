@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ import numpy as np
 
 from nas.data import Sample, letterbox, read_image
 from nas.deploy.elsewhere import Elsewhere
-from nas.deploy.timing import Timing, time_calls, together
+from nas.deploy.timing import Timing, in_bursts, time_calls
 from nas.runtime import Executor, Plan, artifact, reference
 
-BURST_PAUSE_S = 0.5
 FLOAT_TOLERANCE = 1e-4
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes_xyxy (D, 4) px, scores (D,), labels (D,)
 
@@ -104,15 +102,11 @@ class Run:
     size_mb: float
 
 
-def measure(path: Path, *, bursts: int = 3, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False) -> Run:
-    """Load an artifact and time it on a grey image of its input size, on this machine, in bursts some time apart."""
+def measure(path: Path, *, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False) -> Run:
+    """Load an artifact and time it on a grey image of its input size, on this machine, in bursts that agree."""
     executor = Executor.load(path, threads=threads, tuned=tuned)
     image = grey(executor)
-    timings = []
-    for burst in range(bursts):
-        time.sleep(BURST_PAUSE_S if burst else 0.0)
-        timings.append(time_calls(lambda: executor.run(image), max_seconds=max_seconds))
-    timing = together(timings)
+    timing = in_bursts(lambda: time_calls(lambda: executor.run(image), max_seconds=max_seconds))
     memory = executor.memory
     return Run(executor, timing, memory.arena_bytes / 1024, memory.scratch_bytes / 1024, path.stat().st_size / 1e6)
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nas.deploy.timing import time_calls
+from nas.deploy.timing import BURSTS, MOST_BURSTS, Timing, in_bursts, time_calls
 from nas.deploy.verify import exact_on, limits_met
 
 
@@ -13,6 +13,23 @@ def test_timing_repeats_until_the_median_is_sure_and_keeps_every_sample():
     assert timing.q1_ms <= timing.median_ms <= timing.q3_ms
     assert len(timing.samples_ms) >= 20
     assert timing.median_ms == pytest.approx(float(np.median(timing.samples_ms)))
+
+
+def bursts_of(*medians_ms):
+    left = iter(medians_ms)
+    return lambda: Timing(ms := next(left), ms, ms, (ms,), False)
+
+
+def test_bursts_are_repeated_until_enough_of_them_agree_and_the_odd_ones_are_left_out():
+    assert in_bursts(bursts_of(4.0, 4.2, 4.1), 0).median_ms == 4.1
+    shared = in_bursts(bursts_of(4.1, 5.9, 4.0, 7.0, 4.2), 0)
+    assert sorted(shared.samples_ms) == [4.0, 4.1, 4.2] and not shared.throttled
+    assert len(shared.samples_ms) == BURSTS
+
+
+def test_bursts_of_a_busy_machine_are_all_told_and_marked():
+    busy = in_bursts(bursts_of(*(1.3**k for k in range(MOST_BURSTS))), 0)
+    assert len(busy.samples_ms) == MOST_BURSTS and busy.throttled
 
 
 def test_timing_stops_when_its_time_is_spent():
