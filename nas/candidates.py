@@ -16,8 +16,7 @@ from hwmodels.workload import workload
 from nas.objectives import Evaluation, Objective, limited
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
-from searchspaces.ops import FLOAT_BITS
-from searchspaces.yolo import bits
+from searchspaces.yolo import PARTS, STAGES, bits
 
 if TYPE_CHECKING:
     from proxies import Probe
@@ -35,9 +34,8 @@ COLUMNS = (
     Objective("quant_noise", "dB", "max", "expensive", optimized=False),
     Objective("score_seconds", "s", "min", "expensive", optimized=False, deterministic=False),
 )
-# (bits, share of mAP50 that quantization-aware training lost): proxies.combine.DROP_KNOTS by the bits they were measured at; at
-# one bit as much again as at two
-_LOST_AT_BITS = ((1, 2, 3, 4, 8), (0.4, 0.198, 0.081, 0.019, 0.0))
+# Of the noise at the outputs of a network of one bit-width throughout, what each part adds: later layers average earlier noise away.
+_SHARE_OF_NOISE = {"head": 0.3, "neck": 0.6} | {f"stage{stage}": 0.025 for stage in STAGES}
 
 
 def deploy_form(arch: Arch, classes: int) -> Graph:
@@ -109,19 +107,17 @@ class Promise:
         return np.log(scores / (1 - scores))
 
     def _score(self, arch: Arch) -> float:
-        from proxies.combine import architecture_term
+        from proxies.combine import SNR_AT_BITS, architecture_term, drop
         from proxies.structure import structure_of
 
-        fewest = [min(bits(option)) for gene, option in arch.genes.items() if gene.endswith(".precision")]
-        kept = 1 - np.interp(fewest or [FLOAT_BITS], *_LOST_AT_BITS)
+        fewest = [min(bits(arch.genes.get(f"{part}.precision", "fp32"))) for part in PARTS]
+        noise = sum(_SHARE_OF_NOISE[part] * 10 ** (-np.interp(b, *SNR_AT_BITS) / 10) for part, b in zip(PARTS, fewest))
         g = DeployBuilder()
         graph = SPACES[arch.space].build(arch, self.classes, g)
         term = architecture_term(structure_of(graph, workload(graph), g.saved))
-        return float(np.clip(term * np.mean(kept), 1e-3, 1 - 1e-3))
+        return float(np.clip(term * (1 - drop(-10 * np.log10(noise))), 1e-3, 1 - 1e-3))
 
 
-def evaluation(
-    device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0
-) -> Evaluation:
+def evaluation(device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0) -> Evaluation:
     """Objectives, limits and the functions behind them; picklable, so that worker processes can take it."""
     return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(seen, classes, proxy, seed))

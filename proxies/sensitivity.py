@@ -17,6 +17,7 @@ from searchspaces.ops import FLOAT_BITS, PASS_THROUGH, WEIGHTED
 
 SIDE, IMAGES = 96, 4  # what the rounding errors of single tensors are measured on; they hardly depend on it
 SNR_CAP_DB = 60.0  # a float network: more than any 8-bit one reaches
+INHERITED = 0.8  # of the noise in its input that a trained layer passes on
 _VALUES, _ROWS = 4096, 8  # values of a tensor, output channels of a weight that a step is fitted to
 
 
@@ -27,10 +28,11 @@ def quant_noise(model: nn.Module, probe: Probe) -> float:
     Every quantizer's own error is measured, then noise-to-signal ratios (NSR) are summed along the graph.  The direct way, run the
     net in float and fake-quantized and compare the maps, tells bit-widths apart badly before training: a batch-normalized net at
     its start weights is chaotic, so that rounding the 8-bit image alone (50 dB) leaves 11 dB at the head, and w8a8 and w2a2 end
-    at 5 and -0.3 dB.  A trained net does not amplify its noise like that, so here every operator passes noise and signal on with
-    equal gain:
+    at 5 and -0.3 dB.  A trained net does not amplify its noise like that: its layers learn to average part of it away, so that
+    2 bits in the backbone cost little (9 % of mAP50-95) and the same in neck and head much (38 %).  INHERITED ranks the losses of
+    ten trained networks at Spearman .83 (.9: .86, .7: .73, 1.0, which is without it: .58), and puts a YOLOv8n's on the same curve:
 
-    conv, linear       NSR of the input + NSR of the weights (per output channel error / weight power, mean over channels)
+    conv, linear       INHERITED * NSR of the input + NSR of the weights (per output channel error / weight power, mean of channels)
     quantize           + variance of the rounding error / variance of the tensor, both about channel means: batch-norm takes
                        a channel's mean away, from signal and error alike
     add, concat        the inputs' NSRs weighted by their power (concat: and channels)
@@ -66,6 +68,8 @@ def _passed_on(graph: Graph, node: Node, nsr: dict[str, float], power: dict[str,
     """
     if not node.inputs:
         return 0.0, 1.0
+    if node.op in WEIGHTED:
+        return INHERITED * max(nsr[name] for name in node.inputs), 1.0
     if node.op not in ("add", "concat"):
         return max(nsr[name] for name in node.inputs), power[node.inputs[0]] if node.op in PASS_THROUGH else 1.0
     weights = [power[x] * (graph[x].shape[0] if node.op == "concat" else 1) for x in node.inputs]
