@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.common import JsonFile, Seed, Verbose, group, progress, write
+from nas.cli.common import Accelerator, Data, JsonFile, Seed, Verbose, group, progress, write
 
 app = group("Measurements side by side, in one alternating run.")
 
@@ -106,6 +106,23 @@ def bench_scale(
     with progress().task("candidates", candidates) as task:
         found = run(load(device), candidates, seed, lambda done: task.advance(1))
     write(found, json_)
+
+
+@app.command("accuracy")
+def bench_accuracy(
+    tables: Annotated[str, typer.Option(help="Names, separated by commas; default: all.")] = "",
+    data: Data = "digits",
+    epochs: Annotated[int, typer.Option(help="Of a float training; quantized ones take half as many.")] = 60,
+    seeds: Annotated[int, typer.Option(help="Trainings over which mean and spread are taken.")] = 3,
+    accelerator: Accelerator = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not done again.")] = Path("runs/accuracy"),
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """What trainings, bit-widths and searched networks reach over seeds: hours, which are said before it starts."""
+    from nas.bench.accuracy import Plan, named, run
+
+    write(run(named(_names(tables)), Plan(data, epochs, seeds, accelerator, out), progress()), json_)
 
 
 def _names(text: str) -> list[str]:

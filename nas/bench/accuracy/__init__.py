@@ -1,0 +1,20 @@
+"""`edgenas bench accuracy`: what trainings, bit-widths and searched networks reach, over seeds, with the time it takes said first."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from nas.bench.accuracy.core import Bench, Cell, Figures, Plan, Table, run
+from nas.bench.engines import BenchError
+
+_EVERY: tuple[Table, ...] = ()
+TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _EVERY})
+
+
+def named(names: Sequence[str]) -> list[Table]:
+    """The tables of these names, all where none is given."""
+    if strange := [name for name in names if name not in TABLES]:
+        raise BenchError(f"no table '{strange[0]}'; tables: {', '.join(TABLES)}")
+    return [TABLES[name] for name in names or TABLES]
+
+
+__all__ = ["TABLES", "Bench", "Cell", "Figures", "Plan", "Table", "named", "run"]

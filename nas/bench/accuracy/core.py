@@ -1,0 +1,165 @@
+"""The frame of `edgenas bench accuracy`: tables of trainings, each a list of cells that are kept one by one.
+
+A cell is one training or one measurement of a table, kept as OUT/<table>/<cell>.json as soon as it is known; a benchmark that was
+killed goes on with what is not there yet.  Nothing is timed by a guess: the estimate that is printed before the start comes from a few
+training steps on this machine and the work that each cell says it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.bench.engines import BenchError
+from nas.data import Dataset
+from nas.data import load as load_data
+from nas.model import write_whole
+from nas.progress import Progress, Silent
+
+Figures = Mapping[str, Any]  # of one cell: what is kept as JSON
+_STEPS, _BATCH = 4, 8  # of training, timed for the estimate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every table is asked for.  `epochs` of a float training; quantized ones take half as many."""
+
+    data: str
+    epochs: int
+    seeds: int
+    accelerator: str
+    out: Path
+
+    def dataset(self) -> Dataset:
+        return load_data(self.data)
+
+    def shared(self, name: str) -> Path:
+        """A folder that tables share, such as for the float models that several of them start from."""
+        return self.out / "shared" / name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`key` is its name in the table and of its file.  `work`: images of float training times the network's GMACs, a quantized epoch
+    counted as QAT_COST float ones.  `run` gets a folder of its own for checkpoints; what it leaves there it may go on from.
+    """
+
+    key: str
+    work: float
+    run: Callable[[Path], Figures]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`cells` in the order in which they run: a later one may build on what an earlier one left in Plan.shared.  `text` shows the cells
+    that are known, key -> figures, as aligned lines under a heading."""
+
+    name: str
+    summary: str
+    cells: Callable[[Plan, Dataset], Sequence[Cell]]
+    text: Callable[[Mapping[str, Figures]], str]
+
+
+QAT_COST = 4.0  # of a quantized epoch in float ones, measured on CPUs
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The figures of each table by cell, and their texts."""
+
+    plan: Plan
+    about: Mapping[str, Any]
+    cells: Mapping[str, Mapping[str, Figures]]
+    tables: tuple[Table, ...]
+
+    def json(self) -> dict[str, Any]:
+        return {"plan": {**asdict(self.plan), "out": str(self.plan.out)}, **self.about, "tables": self.cells}
+
+    def text(self) -> str:
+        head = f"{self.plan.data}, {self.plan.epochs} epochs, {self.plan.seeds} seeds; {self.about['cpu']}, commit {self.about['commit']}"
+        return "\n\n".join([head, *(table.text(self.cells[table.name]) for table in self.tables)])
+
+
+def run(tables: Sequence[Table], plan: Plan, progress: Progress | None = None) -> Bench:
+    """Every cell that is not known yet, table by table.  Raises BenchError where `plan.out` holds a benchmark of another plan."""
+    from nas.provenance import commit, cpu_name, versions
+
+    progress = progress or Silent()
+    _claim(plan)
+    dataset = plan.dataset()
+    todo = {table.name: [c for c in table.cells(plan, dataset) if not _file(plan, table, c.key).exists()] for table in tables}
+    waiting = [cell for cells in todo.values() for cell in cells]
+    if waiting:
+        pace = seconds_per_work(plan.accelerator)
+        for name, cells in todo.items():
+            progress.say(f"{name}: {len(cells)} cells to do, about {_span(pace * sum(cell.work for cell in cells))}")
+    with progress.task("cells", len(waiting)) as task:
+        for table in tables:
+            for cell in todo[table.name]:
+                start = time.process_time()
+                figures = dict(cell.run(plan.out / table.name / cell.key))
+                figures |= {"cpu_seconds": time.process_time() - start}
+                write_whole(_file(plan, table, cell.key), json.dumps(figures, indent=1).encode())
+                task.advance(1, f"{table.name} {cell.key}")
+    about = {"cpu": cpu_name(), "commit": commit() or "unknown", "versions": versions()}
+    return Bench(plan, about, {table.name: known(plan, table) for table in tables}, tuple(tables))
+
+
+def known(plan: Plan, table: Table) -> dict[str, Figures]:
+    """Cell -> figures, of the cells of a table that were run, in the table's order."""
+    files = {cell.key: _file(plan, table, cell.key) for cell in table.cells(plan, plan.dataset())}
+    return {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
+
+
+def _file(plan: Plan, table: Table, key: str) -> Path:
+    return plan.out / table.name / f"{key}.json"
+
+
+def _claim(plan: Plan) -> None:
+    """Write the plan beside its results, or see that it is the one that stands there; more seeds may be added."""
+    path, said = plan.out / "plan.json", {"data": plan.data, "epochs": plan.epochs}
+    if not path.exists():
+        write_whole(path, json.dumps(said).encode())
+    elif (found := json.loads(path.read_text())) != said:
+        kept = f"{found['data']} with {found['epochs']} epochs"
+        raise BenchError(f"{plan.out} holds a benchmark of {kept}; give another --out, or the same plan")
+
+
+def seconds_per_work(accelerator: str) -> float:
+    """Wall seconds that an image x GMAC of float training takes on this machine, by a few steps of a YOLOv8n at 160 px."""
+    import torch
+
+    from nas.bench.networks import CLASSES, yolov8n
+    from nas.train import detection_loss, pick_device
+    from nas.train.assign import Targets
+    from searchspaces.module import to_torch
+    from searchspaces.quantizers import floated
+
+    device = pick_device(accelerator)  # type: ignore[arg-type]
+    graph = floated(yolov8n(160, "silu"))
+    net = to_torch(graph).to(device).train()
+    images = torch.rand(_BATCH, 3, 160, 160, device=device)
+    boxes = torch.tensor([[20.0, 20.0, 90.0, 90.0]], device=device).repeat(_BATCH, 1)
+    targets = Targets(boxes, torch.zeros(_BATCH, dtype=torch.int64, device=device), torch.arange(_BATCH, device=device))
+    spent = []
+    for _ in range(_STEPS):
+        start = time.perf_counter()
+        detection_loss(net(images), targets, len(CLASSES)).total.backward()
+        spent.append(time.perf_counter() - start)
+    return min(spent) / (_BATCH * gmacs(graph))
+
+
+def gmacs(graph: Any) -> float:
+    from hwmodels.workload import workload
+    from searchspaces.rewrite import deployed
+
+    return workload(deployed(graph)).macs / 1e9
+
+
+def _span(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
