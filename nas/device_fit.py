@@ -12,6 +12,7 @@ import numpy as np
 from hwmodels.device import Device, known
 from hwmodels.workload import Workload, workload
 from predictors import choose, fit_device, rows
+from predictors.ensemble import FEW
 from searchspaces import SPACES, Graph
 from searchspaces import yolobench as named
 from searchspaces.quantizers import quantized
@@ -67,6 +68,7 @@ def fit_table(path: Path, settings: FitSettings) -> Device:
         groups=np.unique(groups, return_inverse=True)[1],
         families=np.unique(families, return_inverse=True)[1] if len(set(families)) >= _FEWEST_FAMILIES else None,
         relatives=[device for device in relatives if device.networks and not device.networks.relatives],
+        asked=_library(settings.classes) if len(loads) <= FEW else (),
         source=settings.source,
         name=settings.name,
         board=settings.board,
@@ -87,8 +89,13 @@ def to_measure(count: int, measured: Sequence[str] = (), classes: int = 80, devi
         named.check(name)
     names = list(named.names())
     relatives = [d for d in known().values() if d.networks and not d.networks.relatives and d.name != device]
-    every = rows([workload(deployed(named.build(name, classes, deploy=True))) for name in names], relatives)
+    every = rows(_library(classes), relatives)
     return [names[i] for i in choose(every, count, measured=[names.index(name) for name in measured])]
+
+
+def _library(classes: int) -> list[Workload]:
+    """YOLOBench's networks, in the order of their names; takes seconds."""
+    return [workload(deployed(named.build(name, classes, deploy=True))) for name in named.names()]
 
 
 def _network(name: str, folder: Path, classes: int) -> tuple[Workload, str, str]:

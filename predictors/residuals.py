@@ -45,8 +45,7 @@ def sums_and_process(rows: Rows, log_ms: Vector, kernel: Kernel | None = None) -
 
 def power_law(rows: Rows, log_ms: Vector, kernel: Kernel | None = None) -> Fitted:
     """A power law of traits and of the times on related devices (or of MACs alone where there are none), and a residual."""
-    z = rows.kin_matrix
-    centre = z.mean(axis=0) if len(z) else np.zeros(z.shape[1])
+    z, centre = rows.kin_matrix, _centre(rows)
     mean = z.mean(axis=1) if rows.kin else rows.log_ms([Law(weight=1.0, costs={"macs": 1.0})])
     level = float((log_ms - mean).mean())
     left = log_ms - mean - level
@@ -63,6 +62,18 @@ def power_law(rows: Rows, log_ms: Vector, kernel: Kernel | None = None) -> Fitte
         **_points(fitted),
     )
     return Fitted(law, kernel)
+
+
+def deviations(rows: Rows, kernel: Kernel, asked: Rows) -> Vector:
+    """(n,) standard deviations, in logs, of the times of `asked` under the power law measured on `rows`; they hang on no time."""
+    centre = _centre(rows)
+    fitted = process(rows.seen, rows.kin_matrix - centre, np.zeros(len(rows)), kernel)
+    return fitted.sd(asked.seen, asked.kin_matrix - centre)
+
+
+def _centre(rows: Rows) -> Vector:
+    """(relatives,)."""
+    return rows.kin_matrix.mean(axis=0)
 
 
 def sums_and_trees(rows: Rows, log_ms: Vector, kernel: Kernel | None = None) -> Fitted:

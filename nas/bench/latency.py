@@ -100,7 +100,7 @@ def few_shot(
     else:
         measured = rng.choice(timed, shots, replace=False)
     ensemble = Ensemble() if members is None else Ensemble(members=members)
-    ensemble.fit_rows(networks[measured], latency_ms[measured], kinds)
+    ensemble.fit_rows(networks[measured], latency_ms[measured], kinds, asked=networks)
     return FewShot(*ensemble.predict_rows(networks), measured)
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from hwmodels import Device, DeviceError, OpCost, Workload
 from hwmodels.profile import AMOUNTS, traits
-from predictors import Ensemble, PredictorError, fit_device, rows
-from predictors.ensemble import MEMBERS
+from predictors import Ensemble, PredictorError, choose, fit_device, rows
+from predictors.ensemble import MEMBERS, _honest
 from predictors.forest import boosted
 from predictors.network_sums import network_sums
 
@@ -59,6 +59,28 @@ def test_intervals_widen_and_means_stay_sane_far_from_what_was_measured(loads, k
     assert far.high_ms / far.mean_ms > 1.5 * near.high_ms / near.mean_ms - 0.5
     assert 0.3 < far.mean_ms / machine_ms[:8].sum() < 3
     assert ensemble.table.doubt(traits(40 * known.profile[:1]))[0] > 1.5 * ensemble.table.doubt(known.seen[:1])[0]
+
+
+def test_errors_are_those_of_weights_that_other_folds_chose():
+    rng = np.random.default_rng(0)
+    errors, folds = rng.normal(0, [0.1, 0.12, 0.15], (12, 3)), np.arange(12) % 4
+    for fold in range(4):
+        louder = np.where((folds == fold)[:, None], 10 * errors, errors)  # weights from this fold would change with it
+        assert _honest(louder, folds)[folds == fold] == pytest.approx(10 * _honest(errors, folds)[folds == fold])
+    assert (_honest(errors[:, :1], folds) == errors[:, 0]).all()
+
+
+def test_networks_that_are_asked_for_narrow_the_interval_of_ten_far_ones_but_never_widen_it(loads, known, kinds, machine_ms):
+    relative = device("relative", machine_ms, loads)
+    kin, twin = rows(loads, [relative]), 3.7 * machine_ms**0.97
+    far = np.array(choose(kin, 10))
+    torn = twin * np.where(np.arange(len(twin)) == far[0], 1.5, 1.0)  # one time far from every law, whichever networks are left out
+    blind, told = Ensemble().fit_rows(kin[far], torn[far], kinds), Ensemble().fit_rows(kin[far], torn[far], kinds, asked=kin)
+    assert told.table.quantile < 0.9 * blind.table.quantile and told.table.laws == blind.table.laws
+    rest = np.setdiff1d(np.arange(len(twin)), far)
+    assert judged(told, kin[rest], twin[rest])[1] >= 0.85
+    some = rest[:50]
+    assert Ensemble().fit_rows(kin[some], twin[some], kinds).table == Ensemble().fit_rows(kin[some], twin[some], kinds, asked=kin).table
 
 
 def test_an_operator_or_activation_never_seen_is_refused_by_name(loads, machine_ms):
