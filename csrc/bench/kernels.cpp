@@ -3,7 +3,7 @@
 //
 // Without --check: every variant this CPU can run on the layers of a small YOLO and of ResNet18, for several precisions; each
 // timed output is compared with the reference in the same run. With --check: COUNT random problems per table, any shape, bits
-// and epilogue, tensors ending at inaccessible pages, each by one to four shares in random order; the first difference ends the
+// and epilogue, tensors ending at inaccessible pages, each by one to twenty shares in random order; the first difference ends the
 // program with status 1.
 #include <algorithm>
 #include <chrono>
@@ -119,7 +119,7 @@ void run_shares(const V& v, const Conv& conv, const X* x, Y* y, const std::vecto
 }
 
 std::vector<int32_t> random_order(Rng& rng) {
-    std::vector<int32_t> order(static_cast<size_t>(uniform(rng, 1, 4)));
+    std::vector<int32_t> order(static_cast<size_t>(uniform(rng, 1, 20)));
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), rng);
     return order;

@@ -18,14 +18,16 @@ struct GridPart {
     int32_t vector, vectors_end, block, blocks_end;
 };
 
-// Over vectors where every worker gets at least four tiles of `tile` vectors, so that each reads mostly its own piece of the
-// input; else along the axis that divides more evenly, blocks first: large weights are better read by one worker each.
+// Over whole tiles of `tile` vectors where every share gets one, so that each reads mostly its own piece of the input;
+// else along the axis that divides more evenly, blocks first: large weights are better read by one worker each.
 static inline GridPart part_of(Share s, int32_t vectors, int32_t blocks, int32_t tile, bool large_weights) {
-    const bool many = !large_weights && vectors / s.count >= 4 * tile;
-    const int64_t most_vectors = (vectors + s.count - 1) / s.count, most_blocks = (blocks + s.count - 1) / s.count;
-    const bool blocks_uneven = most_blocks * vectors > most_vectors * blocks;
-    if (many || blocks_uneven) return {begin_of(s, vectors), end_of(s, vectors), 0, blocks};
-    return {0, vectors, begin_of(s, blocks), end_of(s, blocks)};
+    const int32_t tiles = (vectors + tile - 1) / tile;
+    const bool many = !large_weights && tiles >= s.count;
+    const int64_t most_tiles = (tiles + s.count - 1) / s.count, most_blocks = (blocks + s.count - 1) / s.count;
+    const bool blocks_uneven = most_blocks * tiles > most_tiles * blocks;
+    if (!many && !blocks_uneven) return {0, vectors, begin_of(s, blocks), end_of(s, blocks)};
+    const int32_t end = end_of(s, tiles) * tile;
+    return {begin_of(s, tiles) * tile, end < vectors ? end : vectors, 0, blocks};
 }
 
 // Both phases of a kernel (conv2d/kernel.h) by one worker.

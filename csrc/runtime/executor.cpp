@@ -20,6 +20,12 @@ Buffer copy(std::span<const std::byte> bytes) {
     return b;
 }
 
+// Shares of each thread; 0 where one worker does the step.
+int32_t shares_of(int64_t work, int32_t threads, int64_t split_from) {
+    if (work <= 0 || work < split_from) return 0;
+    return static_cast<int32_t>(std::clamp<int64_t>(work / threads / (kLeastShare * std::max<int64_t>(split_from, 1)), 1, kMostShares));
+}
+
 Plan validated(std::span<const std::byte> file) {
     Plan plan = parse(file);
     validate(plan);
@@ -48,9 +54,9 @@ Memory Executor::memory() const {
 
 void Executor::run(const Step& step) const {
     std::byte *arena = arena_.data(), *scratch = scratch_.data();
-    const bool split = pool_ != nullptr && step.work > 0 && step.work >= split_from_;
+    const int32_t each = pool_ != nullptr ? shares_of(step.work, pool_->threads(), split_from_) : 0;
     for (const Phase& phase : step.phases) {
-        if (split) pool_->run([&](Share share) { phase(arena, scratch, share); });
+        if (each > 0) pool_->run(each, [&](Share share) { phase(arena, scratch, share); });
         else phase(arena, scratch, {0, 1});
     }
 }

@@ -40,7 +40,7 @@ struct Step {
     const Instruction* instruction;
     std::string variant;            // row of the kernel table
     size_t prepared_bytes, scratch_bytes;
-    int64_t work;                   // about how many multiply-adds it is worth; 0 where only one worker can do it
+    int64_t work;                   // about how many multiply-adds it is worth; 0 where nothing is to be done
     std::vector<Phase> phases;
     std::shared_ptr<const void> keeps;      // what the phases point to
 };
@@ -49,6 +49,12 @@ struct Step {
 // thresholds up to 2^17 give the same time, 2^20 costs 1 to 4 percent, 2^23 up to 15. Starting a phase takes 0.2 us; what counts more
 // is that a piece of a tensor stays in the cache of the core that wrote it.
 constexpr int64_t kSplitFrom = 1 << 17;
+
+// Larger steps have several shares for each thread, so that one that the system interrupts or whose core is slower does fewer. Measured
+// with two threads on AVX2, W2A2 and W1A1 layers of 116 and 236 million multiply-adds, against one share each: the same time to 2 percent
+// (5 on 128-128 k3@28, which has 13 tiles), and half of it where one core is stopped for 15 us of every 40.
+constexpr int64_t kLeastShare = 16;             // times the least work of a step that threads share
+constexpr int32_t kMostShares = 4;
 
 struct Options {
     std::string variant;                    // row to prefer in every table that has it; empty means the fastest

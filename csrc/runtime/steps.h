@@ -47,10 +47,10 @@ T* write(std::byte* arena, const Tensor& t) {
     return reinterpret_cast<T*>(arena + t.offset);
 }
 
-// A step that one worker does in one phase, run(arena).
+// A step of one phase of a reference kernel without scratch, run(arena, share).
 template <typename Run>
-Step alone(const Instruction& i, const char* variant, size_t prepared_bytes, Run run) {
-    return {&i, variant, prepared_bytes, 0, 0, {[=](std::byte* arena, std::byte*, Share) { run(arena); }}, nullptr};
+Step in_one_phase(const Instruction& i, int64_t work, Run run) {
+    return {&i, "reference", 0, 0, work, {[=](std::byte* arena, std::byte*, Share share) { run(arena, share); }}, nullptr};
 }
 
 // Fails where bytes pass the limit of one instruction's prepared or scratch memory.

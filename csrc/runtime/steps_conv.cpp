@@ -126,17 +126,21 @@ Step conv_transpose2d_step(const Instruction& i, const Making& m, const Tensor& 
 }
 
 Step linear_step(const Instruction& i, const Tensor& x, const Tensor& y) {
+    const int64_t work = x.elements() * y.c;
     if (x.f32) {
         const float *w = array<float>(i, 0).data(), *b = bias_or_null(i);
-        return alone(i, "reference", 0, [=, &i, &x, &y](std::byte* a) {
-            linear_f32(x.elements(), y.c, w, b, i.activation, read<float>(a, x), write<float>(a, y));
+        return in_one_phase(i, work, [=, &i, &x, &y](std::byte* a, Share share) {
+            linear_f32(x.elements(), y.c, w, b, i.activation, read<float>(a, x), write<float>(a, y), share);
         });
     }
     const Linear layer{x.c, x.pixels(), y.c, i.wbits, x.zero_point, array<uint8_t>(i, 0).data(), requant_of(i, y)};
-    auto prepared = std::make_shared<Buffer>(affordable(i, linear_prepared_bytes(layer)));
+    const auto prepared = std::make_shared<Buffer>(affordable(i, linear_prepared_bytes(layer)));
     linear_prepare(layer, prepared->data());
-    return alone(i, "reference", prepared->size(),
-                 [=, &x, &y](std::byte* a) { linear(layer, prepared->data(), read<uint8_t>(a, x), a + y.offset); });
+    Step step = in_one_phase(i, work, [=, &x, &y, from = prepared->data()](std::byte* a, Share share) {
+        linear(layer, from, read<uint8_t>(a, x), a + y.offset, share);
+    });
+    step.prepared_bytes = prepared->size(), step.keeps = prepared;
+    return step;
 }
 
 }  // namespace edgenas

@@ -1,4 +1,4 @@
-// Steps of the operators between the layers with weights. Most are divided into whole groups of four channels.
+// Steps of the operators between the layers with weights. All but those of attention are divided into whole groups of four channels.
 #include <algorithm>
 #include <cstring>
 
@@ -138,18 +138,22 @@ Step concat_step(const Instruction& i, const Making& m, const Tensor& y) {
         if (last_copied) copied.push_back({&x, channel});
         channel += x.c;
     }
-    return alone(i, m.glue.name, 0, [=, &glue = m.glue, &y](std::byte* arena) {
-        for (const Part& p : copied) move_channels(glue, arena, *p.x, y, 0, p.start, p.x->c);
-        if (last_copied) clear_padding(arena, y);
+    if (copied.empty()) return {&i, m.glue.name, 0, 0, 0, {}, nullptr};
+    return by_channels(i, m.glue, y, y, [=, &glue = m.glue, &y](std::byte* arena, std::byte*, Piece piece, Share) {
+        for (const Part& p : copied) {
+            const int32_t first = std::max(piece.first, p.start), last = std::min(piece.first + piece.count, p.start + p.x->c);
+            if (first < last) move_channels(glue, arena, *p.x, y, first - p.start, first, last - first);
+        }
+        if (last_copied && piece.first + piece.count == y.c) clear_padding(arena, y);
     });
 }
 
 Step slice_step(const Instruction& i, const Making& m, const Tensor& x, const Tensor& y) {
     const int32_t start = i.attrs[0];
     if (y.offset == alias_offset(x, start)) return {&i, m.glue.name, 0, 0, 0, {}, nullptr};
-    return alone(i, m.glue.name, 0, [=, &glue = m.glue, &x, &y](std::byte* arena) {
-        move_channels(glue, arena, x, y, start, 0, y.c);
-        clear_padding(arena, y);
+    return by_channels(i, m.glue, y, y, [=, &glue = m.glue, &x, &y](std::byte* arena, std::byte*, Piece p, Share) {
+        move_channels(glue, arena, x, y, start + p.first, p.first, p.count);
+        if (p.first + p.count == y.c) clear_padding(arena, y);
     });
 }
 
@@ -162,14 +166,14 @@ Step upsample_step(const Instruction& i, const Making& m, const Tensor& x, const
 }
 
 Step maxpool_step(const Instruction& i, const Making& m, const Tensor& x, const Tensor& y) {
-    const auto scratch = (maxpool_scratch_bytes(x.w, i.attrs[2]) + 63) / 64 * 64;       // each worker has its own
+    const auto scratch = (maxpool_scratch_bytes(x.w, i.attrs[2]) + 63) / 64 * 64;       // each share has its own
     Step step = by_channels(i, m.glue, x, y, [=, &i, &glue = m.glue, &x, &y](std::byte* a, std::byte* s, Piece p, Share share) {
         const Pool pool{p.count, x.h, x.w, i.attrs[0], i.attrs[1], i.attrs[2], y.h, y.w};
         s += share.index * scratch;
         if (x.f32) glue.maxpool_f32(pool, read<float>(a, x, p), write<float>(a, y, p), s);
         else glue.maxpool(pool, read<uint8_t>(a, x, p), write<uint8_t>(a, y, p), s);
     });
-    step.scratch_bytes = affordable(i, static_cast<size_t>(scratch * m.threads));
+    step.scratch_bytes = affordable(i, static_cast<size_t>(scratch * kMostShares * m.threads));
     return step;
 }
 
@@ -227,19 +231,20 @@ Step floats_step(const Instruction& i, const Making& m, const std::vector<const 
     if (i.op == Op::kMatmul) {
         const Tensor& b = *in[1];
         const Matmul product{x.c, x.h, x.w, y.w, i.attrs[0] == 1};
-        return alone(i, "reference", 0, [=, &x, &b, &y](std::byte* a) {
-            matmul(product, read<float>(a, x), read<float>(a, b), write<float>(a, y));
+        return in_one_phase(i, x.elements() * y.w, [=, &x, &b, &y](std::byte* a, Share share) {
+            matmul(product, read<float>(a, x), read<float>(a, b), write<float>(a, y), share);
         });
     }
     const Axis axis = axis_of(x, i.attrs[0]);
     if (i.op == Op::kSoftmax)
-        return alone(i, "reference", 0,
-                     [=, &x, &y](std::byte* a) { softmax(axis, read<float>(a, x), write<float>(a, y)); });
+        return in_one_phase(i, kWorkOfByte * x.bytes, [=, &x, &y](std::byte* a, Share share) {
+            softmax(axis, read<float>(a, x), write<float>(a, y), share);
+        });
     float eps;
     std::memcpy(&eps, &i.attrs[1], sizeof eps);
     const float *gamma = array<float>(i, 0).data(), *beta = array<float>(i, 1).data();
-    return alone(i, "reference", 0, [=, &x, &y](std::byte* a) {
-        layernorm(axis, eps, gamma, beta, read<float>(a, x), write<float>(a, y));
+    return in_one_phase(i, kWorkOfByte * x.bytes, [=, &x, &y](std::byte* a, Share share) {
+        layernorm(axis, eps, gamma, beta, read<float>(a, x), write<float>(a, y), share);
     });
 }
 

@@ -15,7 +15,7 @@ VARIANTS = sorted({v for op in ("conv2d", "conv2d_f32") for v in executor.varian
 
 
 def network(rng, c, h, w, wbits, bits):
-    """A network with every operator that threads share, and its sampler: integer layers, float layers, a decode."""
+    """A network with every operator, all of which threads share, and its sampler: integer layers, float layers, a decode."""
     s = Sampler(rng)
     x = s.input((c, h, w), bits)
     a = s.conv2d(x, 17, 3, 2, wbits=wbits, bits=bits)
@@ -26,9 +26,13 @@ def network(rng, c, h, w, wbits, bits):
     f = s.conv2d(s.dequantize(up), 10, 3, 2, activation="silu")
     g = s.activation(s.upsample(s.conv_transpose2d(s.maxpool(s.add(f, f), 3), 5)), "sigmoid")
     codes = s.quantize(s.mul(g, s.global_avgpool(g)), bits)
+    joined = s.slice(s.concat(s.slice(b, 1, 8), b, s.slice(b, 3, 9)), 2, 19)
+    product = s.concat(s.softmax(s.matmul(f, f, transpose_b=True), 2), s.layernorm(s.matmul(f, f, transpose_b=True), 0))
+    scores = [s.linear(b, 11, wbits, bits), s.linear(b, 6, wbits, epilogue="float"), s.linear(f, 7)]
     maps = [s.conv2d(codes, channels, 1, wbits=8, epilogue="float") for channels in (64, 3)]
     s.decode(maps, (8,))
-    return s, s.plan([a, b, pooled, gated, up, f, g, codes, *maps], Metadata(strides=(8,)))
+    outputs = [a, b, pooled, gated, up, f, g, codes, joined, product, *scores, *maps]
+    return s, s.plan(outputs, Metadata(strides=(8,)))
 
 
 def threaded(plan, variant, threads):

@@ -1,11 +1,13 @@
 // Fully connected layer, batch 1, on a whole tensor (C, H, W) read in that order; the output is (c_out, 1, 1).
 // Codes in C4, floats planar, packed weights [c_out] rows of [c][h][w], as in conv2d/kernel.h; padding lanes are written 0.
+// Shares are groups of four output channels.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 #include "../activation.h"
 #include "../requant.h"
+#include "../share.h"
 
 namespace edgenas {
 
@@ -21,9 +23,9 @@ struct Linear {
 // [c_out] sums of each row times the zero point.
 size_t linear_prepared_bytes(const Linear&);
 void linear_prepare(const Linear&, void* prepared);
-void linear(const Linear&, const void* prepared, const uint8_t* x, void* y);
+void linear(const Linear&, const void* prepared, const uint8_t* x, void* y, Share);
 
 // weights [c_out][c_in], bias [c_out] or null.
-void linear_f32(int64_t c_in, int64_t c_out, const float* weights, const float* bias, Activation act, const float* x, float* y);
+void linear_f32(int64_t c_in, int32_t c_out, const float* weights, const float* bias, Activation act, const float* x, float* y, Share);
 
 }  // namespace edgenas

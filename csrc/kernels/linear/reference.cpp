@@ -28,10 +28,11 @@ void linear_prepare(const Linear& p, void* prepared) {
     }
 }
 
-void linear(const Linear& p, const void* prepared, const uint8_t* x, void* y) {
+void linear(const Linear& p, const void* prepared, const uint8_t* x, void* y, Share share) {
     const auto* weights = static_cast<const int8_t*>(prepared);
     const int64_t n = input_bytes(p);
-    for (int32_t co = 0; co < (p.c_out + 3) / 4 * 4; ++co) {
+    const int32_t groups = (p.c_out + 3) / 4;
+    for (int32_t co = 4 * begin_of(share, groups); co < 4 * end_of(share, groups); ++co) {
         if (co >= p.c_out) {
             if (p.requant.kind != Epilogue::kFloat) static_cast<uint8_t*>(y)[co] = 0;
             continue;
@@ -47,8 +48,9 @@ void linear(const Linear& p, const void* prepared, const uint8_t* x, void* y) {
     }
 }
 
-void linear_f32(int64_t c_in, int64_t c_out, const float* weights, const float* bias, Activation act, const float* x, float* y) {
-    for (int64_t co = 0; co < c_out; ++co) {
+void linear_f32(int64_t c_in, int32_t c_out, const float* weights, const float* bias, Activation act, const float* x, float* y,
+                Share share) {
+    for (int64_t co = begin_of(share, c_out); co < end_of(share, c_out); ++co) {
         float acc = bias != nullptr ? bias[co] : 0.0f;
         for (int64_t ci = 0; ci < c_in; ++ci) acc += weights[co * c_in + ci] * x[ci];
         y[co] = activate(act, acc);
