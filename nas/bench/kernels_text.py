@@ -11,17 +11,20 @@ from nas.bench.layers import LAYERS, geometric_mean
 if TYPE_CHECKING:
     from nas.bench.kernels import Bench, Row
 
+LARGE_MACS = 50_000_000  # of layers whose threads should pay
 _KNOWN = {peer.name: peer for peer in PEERS}
 _LAYER = {layer.name: layer for layer in LAYERS}
 
 
 def text(bench: Bench) -> str:
     about = bench.about
+    peers = ", ".join(_described(peer.name) for peer in bench.peers) or "none"
     lines = [f"{about['cpu']}, {about['isa']}, {about['threads']} thread(s), median of {about['rounds']} alternating batches, commit "
-             f"{about['commit'] or 'unknown'}", "peers: " + ", ".join(_described(peer.name) for peer in bench.peers)]  # fmt: skip
+             f"{about['commit'] or 'unknown'}", f"peers: {peers}"]  # fmt: skip
     lines += [f"left out: {name}: {why}" for name, why in bench.left_out.items()]
     chosen = [row for row in bench.rows if row.chosen]
-    return "\n".join([*lines, "", *_layers(chosen), "", *_summary(chosen), "", *_variants(bench.rows)])
+    threads = _threads(chosen, about["threads"]) if about["threads"] > 1 else []
+    return "\n".join([*lines, "", *_layers(chosen), "", *_summary(chosen), "", *threads, *_variants(bench.rows)])
 
 
 def _described(name: str) -> str:
@@ -76,6 +79,18 @@ def _summary(rows: list[Row]) -> list[str]:
         line += "".join(f"{_mean([row.ratio for row in same if row.peer == name]):>{wide[name]}}" for name in peers)
         lines.append(line + ("   yes" if all(row.exact for row in same) else "   NO"))
     return lines
+
+
+def _threads(rows: list[Row], threads: int) -> list[str]:
+    """Speed-ups over one thread on the large layers: geometric mean, the least, and what separate networks reach side by side."""
+    large = [row for row in rows if _LAYER[row.layer].macs > LARGE_MACS]
+    lines = [f"{threads} threads over one, layers above {LARGE_MACS // 10**6} MMAC",
+             f"{'bits':6}{'mean':>8}{'least':>11}{'side by side':>14}"]  # fmt: skip
+    for (bits,), same in _grouped(large, "bits").items():
+        least = min(same, key=lambda row: row.speedup)
+        lines.append(f"{bits:6}{_mean([row.speedup for row in same]):>8}{f'{least.layer} {least.speedup:.2f}':>11}"
+                     f"{_mean([row.side_by_side for row in same]):>14}")  # fmt: skip
+    return [*lines, ""]
 
 
 def _ratio(rows: list[Row], precision: str = "int8", winograd: bool = True) -> float | None:

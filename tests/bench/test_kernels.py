@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.bench import kernels
 from nas.bench.engines import PEERS, BenchError, edgenas, litert, onnx_layers
 from nas.bench.kernels import Bench, Row, run
 from nas.bench.kernels_text import fastest
@@ -124,6 +125,24 @@ def test_a_bench_shows_and_writes_what_it_found_and_whom_it_left_out():
     assert "left out: ncnn: why" in bench.text()
     (row,) = bench.json()["rows"]
     assert {"layer", "bits", "isa", "variant", "us", "gmacs", "peer", "peer_us", "ratio", "exact"} <= row.keys()
+
+
+def test_the_gain_of_threads_is_that_of_the_large_layers_beside_what_separate_networks_reach():
+    about = {"cpu": "c", "isa": "avx2", "threads": 2, "rounds": 15, "commit": ""}
+    gains = {"y1": (9.0, 9.0), "r1": (1.5, 1.8), "r4": (2.0, 2.0)}
+    rows = tuple(_row("", float("nan"), layer=name, speedup=gain, side_by_side=most) for name, (gain, most) in gains.items())
+    lines = Bench(rows, about, (), {}).text().splitlines()
+    assert lines[lines.index("2 threads over one, layers above 50 MMAC") + 2].split() == ["w2a2", "1.73", "r1", "1.50", "1.90"]
+    alone = Bench(rows, about | {"threads": 1}, (), {}).text()
+    assert "over one" not in alone
+
+
+def test_with_two_threads_ours_is_timed_with_one_and_in_two_networks_at_once_and_no_peer_need_take_part(monkeypatch):
+    monkeypatch.setattr(kernels, "repeated", lambda layer: CHAIN)
+    rows = kernels._layer(CHAIN.layer, ["w1a1"], "", kernels._present(["none"], "")[0], {}, 2, 0.0)
+    assert {row.peer for row in rows} == {""}
+    assert all(row.exact and row.speedup > 0 and row.side_by_side > 0 for row in rows)
+    assert 1.0 not in {gain for row in rows for gain in (row.speedup, row.side_by_side)}
 
 
 @pytest.mark.parametrize("asked", [{"layers": ["y99"]}, {"bits": ["w5a5"]}, {"peers": ["abacus"]}, {"isa": "mmx"}])

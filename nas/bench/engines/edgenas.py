@@ -29,6 +29,7 @@ class Ours:
     bits: str
     variant: str
     chosen: bool                                        # by the engine, when nothing is asked for
+    file: bytes
     executor: Executor
     inputs: list[np.ndarray]
     exact: bool
@@ -36,6 +37,9 @@ class Ours:
     def time(self, runs: int) -> float:
         """Mean microseconds of a run of the whole graph."""
         return float(np.mean(self.executor.time(self.inputs, runs)))
+
+    def on_one_thread(self) -> Ours:
+        return replace(self, executor=Executor(self.file, self.variant))
 
 
 def contenders(graph: Repeated, bits: str, threads: int = 1) -> list[Ours]:
@@ -50,7 +54,7 @@ def contenders(graph: Repeated, bits: str, threads: int = 1) -> list[Ours]:
         (ran, *_) = {row.variant for row in executor.profile(inputs)}
         if (ran == "reference" and found) or any(ran == ours.variant for ours in found):
             continue
-        found.append(Ours(bits, ran, variant == "", executor, inputs, exact(file, executor, inputs)))
+        found.append(Ours(bits, ran, variant == "", file, executor, inputs, exact(file, executor, inputs)))
     return found
 
 
