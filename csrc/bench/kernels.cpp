@@ -361,12 +361,13 @@ int time_all(const Selection& selection) {
     return good ? 0 : 1;
 }
 
-// Prints what the layer's multiply-adds are.
+// Prints the layer's multiply-adds and the variant. No name of a variant is the fastest one here.
 int run_only(const Selection& selection, const std::string& variant, int count) {
     for (const Precision& precision : kPrecisions)
         for (const Layer& l : kLayers)
             for (const Variant& v : conv2d_variants()) {
-                if (!selection.wants(precision.name) || !selection.wants(l) || variant != v.name || !runnable(v.needs)) continue;
+                if (!selection.wants(precision.name) || !selection.wants(l) || !runnable(v.needs)) continue;
+                if (!variant.empty() && variant != v.name) continue;
                 Rng rng(1);
                 const auto p = make_problem(rng, l.shape, precision.wbits, precision.abits, precision.abits, precision.epilogue,
                                             Fill::kNormal, Fill::kRandom);
@@ -375,7 +376,7 @@ int run_only(const Selection& selection, const std::string& variant, int count) 
                 v.prepare(p->conv, prepared.data());
                 for (int i = 0; i < count; ++i)
                     run_alone(v, p->conv, prepared.data(), static_cast<const uint8_t*>(x.data()), y.data(), scratch.data());
-                std::printf("%lld\n", static_cast<long long>(macs(l.shape)));
+                std::printf("%lld %s\n", static_cast<long long>(macs(l.shape)), v.name);
                 return 0;
             }
     std::fprintf(stderr, "no variant %s that runs layer %s in %s here\n", variant.c_str(), selection.layer.c_str(),

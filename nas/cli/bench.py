@@ -32,6 +32,21 @@ def bench_kernels(
     write(run(_names(layers), _names(bits), isa=isa, peers=_names(peers), threads=threads, seconds=seconds, progress=shown), json_)
 
 
+@app.command("instructions")
+def bench_instructions(
+    on: Annotated[str, typer.Option(help="qemu-aarch64 or qemu-arm; the environment variable QEMU_CPU chooses the core.")] = "qemu-aarch64",
+    layers: Annotated[str, typer.Option(help="Names such as y1,r4, as of bench kernels.")] = "y8",
+    bits: Annotated[str, typer.Option(help="Bit-widths such as w2a2,w1a1; default: all but fp32.")] = "",
+    isa: Annotated[str, typer.Option(help="neon leaves the dot product out, portable everything; default: what the core has.")] = "",
+    json_: JsonFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """Instructions of an Arm CPU that our convolutions take for each multiply-add, counted under QEMU; no times."""
+    from nas.bench.instructions import run
+
+    write(run(on, _names(layers), _names(bits), isa, progress()), json_)
+
+
 @app.command("model")
 def bench_model(
     models: Annotated[str, typer.Option(help="yolov5n, yolov8n, resnet18; default: all.")] = "",

@@ -82,10 +82,14 @@ class Qemu:
     def target(self) -> Target:
         return target_named(QEMUS[self.name])
 
-    def run(self, files: Files, arguments: Sequence[str]) -> Files:
-        emulator = shutil.which(f"{self.name}-static") or shutil.which(self.name)
-        if emulator is None:
+    def emulator(self) -> str:
+        found = shutil.which(f"{self.name}-static") or shutil.which(self.name)
+        if found is None:
             raise DeployError(f"{self.name} is not installed (Debian, Ubuntu: apt-get install qemu-user-static)")
+        return found
+
+    def run(self, files: Files, arguments: Sequence[str]) -> Files:
+        emulator = self.emulator()
         with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
             for name, content in files.items():
                 Path(folder, name).write_bytes(content)
