@@ -12,6 +12,7 @@ from nas.train.device import compute_type, pick_device
 from nas.train.errors import TrainError
 from nas.train.evaluate import Detector, detect_all, evaluate, predict
 from nas.train.fit import fit
+from nas.train.inherit import Inherited, inherit
 from nas.train.loss import Losses, LossSettings, detection_loss, distillation_loss
 from nas.train.metrics import Detections, Metrics, coco_map
 from nas.train.optim import Ema, param_groups
@@ -26,6 +27,7 @@ __all__ = [
     "Ema",
     "EpochRecord",
     "History",
+    "Inherited",
     "LossSettings",
     "Losses",
     "Metrics",
@@ -41,6 +43,7 @@ __all__ = [
     "distillation_loss",
     "evaluate",
     "fit",
+    "inherit",
     "param_groups",
     "pick_device",
     "predict",
