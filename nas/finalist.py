@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from nas.compiler import save as save_artifact
 from nas.data import Dataset, Sample, settings_for, val_batches
 from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limits_met, measure
 from nas.model import Model, load, save, write_whole
-from nas.quant import QatSettings, fake_quantized, quantize
+from nas.quant import QatSettings, fake_quantized, quantize, reestimate_norms, rungs, without_steps
 from nas.runtime import Executor
 from nas.runtime.executor import isa
 from nas.train import Detections, EpochRecord, History, Metrics, TrainSettings, evaluate, fit, set_head_prior
@@ -73,18 +74,24 @@ def calibration_batches(dataset: Dataset, size: int, batches: int, batch: int = 
 
 
 def train_float(
-    graph: Graph, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note, start: Start | None = None
+    graph: Graph,
+    dataset: Dataset,
+    settings: TrainSettings,
+    folder: Path,
+    note: Note,
+    start: Start | None = None,
+    teacher: torch.nn.Module | None = None,
 ) -> tuple[Model, History]:
     """Train the float form of a graph; resumes from `folder`.  The model is merged: its quantizers come after that.
 
-    From scratch, or from what `start` makes of random weights (a file's arrays in their places).
+    From scratch, or from what `start` makes of random weights (a file's arrays in their places); `teacher` returns maps of its shapes.
     """
     torch.manual_seed(settings.seed)
     net = to_torch(floated(graph))
     set_head_prior(net, len(dataset.classes), settings.size)
     if start is not None:
         net.load(start(net.weights()))
-    history = fit(net, dataset, settings, out=folder, on_epoch=lambda record: note("float", record))
+    history = fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("float", record))
     merged, weights = merge_rep(graph, net.weights())
     return Model(merged, weights, dataset.classes, "float"), history
 
@@ -92,15 +99,27 @@ def train_float(
 def train_quantized(
     model: Model, dataset: Dataset, settings: TrainSettings, qat: QatSettings, folder: Path, note: Note
 ) -> tuple[Model, History]:
-    """Quantization-aware training of a float model at the bits of its graph; resumes from `folder`."""
-    batches = calibration_batches(dataset, settings.size, qat.calibration_batches)
-    torch.manual_seed(settings.seed)
+    """Quantization-aware training of a float model down to the bits of its graph; resumes from `folder`."""
+    batches = list(calibration_batches(dataset, settings.size, qat.calibration_batches))
+    stages = rungs(model.graph, qat.ladder)
+    weights, done = model.weights, History()
+    for left, graph in zip(range(len(stages), 0, -1), stages):
+        epochs = max(1, (settings.epochs - len(done.epochs)) // left)
+        here = folder / f"{left}" if left > 1 else folder
+        part = msgspec.structs.replace(settings, epochs=epochs, close_mosaic=min(settings.close_mosaic, epochs))
+        torch.manual_seed(settings.seed)
+        onward = partial(_fit_quantized, dataset=dataset, settings=part, folder=here, note=note)
+        net, history = quantize(graph, weights, batches, onward, distill=qat.distill, teacher=model.weights)
+        weights, done = without_steps(net.weights()), done.then(history)
+    if qat.norm_batches:
+        reestimate_norms(net, calibration_batches(dataset, settings.size, qat.norm_batches))
+    return Model(model.graph, net.weights(), dataset.classes, "quantized"), done
 
-    def onward(net: torch.nn.Module, teacher: torch.nn.Module | None) -> History:
-        return fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("quantized", record))
 
-    net, history = quantize(model.graph, model.weights, batches, onward, distill=qat.distill)
-    return Model(model.graph, net.weights(), dataset.classes, "quantized"), history
+def _fit_quantized(
+    net: torch.nn.Module, teacher: torch.nn.Module | None, dataset: Dataset, settings: TrainSettings, folder: Path, note: Note
+) -> History:
+    return fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("quantized", record))
 
 
 def develop(arch: Arch, dataset: Dataset, recipe: Recipe, folder: Path, provenance: Mapping[str, object], note: Note) -> Path:

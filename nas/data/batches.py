@@ -59,7 +59,12 @@ class ImageCache:
 
 
 class Loader:
-    """Training batches of one size. Each epoch visits every sample once; the last batch is filled up from the epoch's first samples."""
+    """Training batches of one size. Each epoch visits every sample once; the last batch is filled up from the epoch's first samples.
+
+    With `repeat_rare`, images of a class that is in a share f < repeat_rare of them are shown sqrt(repeat_rare / f) times as often, the
+    largest such factor of an image's classes counts (repeat-factor sampling; Gupta et al. 2019, LVIS, arXiv:1908.03195), and an epoch, as
+    long as without, leaves out others in turn.
+    """
 
     def __init__(
         self,
@@ -70,11 +75,13 @@ class Loader:
         seed: int = 0,
         cache: bool = True,
         limit_bytes: int = 2 << 30,
+        repeat_rare: float = 0.0,
     ) -> None:
         if not samples:
             raise ValueError("a Loader needs at least one sample")
         self.samples, self.size, self.batch, self.settings, self.seed = tuple(samples), size, batch, settings, seed
         self._cache = ImageCache(size, limit_bytes if cache else 0)
+        self._factors = repeat_factors(samples, repeat_rare) if repeat_rare else None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -83,13 +90,20 @@ class Loader:
     def epoch(self, epoch: int, settings: AugmentSettings | None = None, prefetch: bool = True) -> Iterator[Batch]:
         """The batches of an epoch, prepared by one background thread unless `prefetch` is false. `settings` replaces the loader's."""
         used = settings if settings is not None else self.settings
-        order = np.resize(np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)), len(self) * self.batch)
+        order = np.resize(self._order(np.random.default_rng([self.seed, epoch])), len(self) * self.batch)
 
         def make(number: int) -> Batch:
             places = range(number * self.batch, (number + 1) * self.batch)
             return _collate([self._example(int(order[p]), np.random.default_rng([self.seed, epoch, p]), used) for p in places], self.size)
 
         return _prefetched(make, len(self)) if prefetch else map(make, range(len(self)))
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """Sample numbers in the order of an epoch; a factor of 1.3 is once, and twice in three epochs of ten."""
+        if self._factors is None:
+            return rng.permutation(len(self.samples))
+        times = np.floor(self._factors + rng.random(len(self.samples))).astype(np.int64)
+        return rng.permutation(np.repeat(np.arange(len(self.samples)), times))
 
     def _example(self, index: int, rng: np.random.Generator, settings: AugmentSettings | None) -> Example:
         if settings is None:
@@ -98,8 +112,14 @@ class Loader:
             return pad_to_square(image, box), box.apply(boxes), labels
         chosen = [index]
         if rng.random() < settings.mosaic:
-            chosen += rng.integers(0, len(self.samples), 3).tolist()
+            chosen += self._partners(rng)
         return augment([self._fitted(i) for i in chosen], self.size, rng, settings)
+
+    def _partners(self, rng: np.random.Generator) -> list[int]:
+        """The other three images of a mosaic."""
+        if self._factors is None:
+            return rng.integers(0, len(self.samples), 3).tolist()
+        return rng.choice(len(self.samples), 3, p=self._factors / self._factors.sum()).tolist()
 
     def _fitted(self, index: int) -> Example:
         """A resized image with its boxes, crowd regions left out."""
@@ -107,6 +127,15 @@ class Loader:
         image = self._cache.get(sample)
         scale = np.array([image.shape[1] / sample.width, image.shape[0] / sample.height] * 2, np.float32)
         return image, sample.boxes_xyxy[~sample.crowd] * scale, sample.labels[~sample.crowd]
+
+
+def repeat_factors(samples: Sequence[Sample], threshold: float) -> np.ndarray:
+    """How often each image is to be shown, (N,) float64 of at least 1: the largest sqrt(threshold / f) of its classes, f being the share of
+    the images that a class is in."""
+    held = [np.unique(sample.labels[~sample.crowd]) for sample in samples]
+    images = np.bincount(np.concatenate(held))
+    by_class = np.sqrt(np.maximum(1.0, threshold * len(samples) / np.maximum(images, 1)))
+    return np.array([by_class[labels].max(initial=1.0) for labels in held])
 
 
 class ValBatches:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nas.quant.errors import QuantError
 from searchspaces import Graph, Node
-from searchspaces.ops import WEIGHTED
+from searchspaces.ops import ACTIVATION_BITS, WEIGHT_BITS, WEIGHTED
 from searchspaces.yolo import EDGE_BITS, PRECISIONS, bits
 
 
@@ -32,8 +32,8 @@ def free_layers(graph: Graph) -> list[Node]:
 
 def at_precision(graph: Graph, precision: str) -> Graph:
     """The graph with every free layer at one precision such as 'w4a4'."""
-    if precision not in PRECISIONS:
-        raise QuantError(f"no precision '{precision}'; precisions: {', '.join(PRECISIONS)}")
+    if not _known(precision):
+        raise QuantError(f"no precision '{precision}'; want bits of weights and activations such as {', '.join(PRECISIONS)}")
     return mixed(graph, {node.name: precision for node in free_layers(graph)})
 
 
@@ -43,7 +43,7 @@ def mixed(graph: Graph, precisions: Mapping[str, str]) -> Graph:
     A sum, a pooling and whatever else has no weights holds as many bits as the layers that read it need.
     """
     free = {node.name for node in free_layers(graph)}
-    if wrong := sorted((precisions.keys() ^ free) | {name for name, p in precisions.items() if p not in PRECISIONS}):
+    if wrong := sorted((precisions.keys() ^ free) | {name for name, p in precisions.items() if not _known(p)}):
         raise QuantError(f"layer '{wrong[0]}': want one of {', '.join(PRECISIONS)} for each of the {len(free)} layers with free bits")
     changed: dict[str, Node] = {}
     for node in reversed(graph.nodes):
@@ -54,3 +54,8 @@ def mixed(graph: Graph, precisions: Mapping[str, str]) -> Graph:
             readers = [changed[reader.name].attrs["abits"] for reader in graph.readers(node.name)]
             changed[node.name] = node.having(abits=max(readers, default=EDGE_BITS))
     return graph.edited(changed)
+
+
+def _known(precision: str) -> bool:
+    """Of the space, or another of bits that are trained and compiled, such as w3a3."""
+    return precision in {f"w{w}a{a}" for w in WEIGHT_BITS for a in ACTIVATION_BITS}

@@ -77,7 +77,8 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.best_map = -1.0
         self.history = History()
-        self.loader = Loader(dataset.splits["train"], settings.size, settings.batch, settings.augment, settings.seed)
+        samples, repeat = dataset.splits["train"], settings.repeat_rare
+        self.loader = Loader(samples, settings.size, settings.batch, settings.augment, settings.seed, repeat_rare=repeat)
         self.val = val_batches(dataset.splits.get("val", ()), settings.size, settings.batch)
         torch.manual_seed(settings.seed)
 
@@ -87,7 +88,7 @@ class _Run:
 
     def epoch(self) -> EpochRecord:
         """One pass over the training split, and an evaluation where one is due."""
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         index = len(self.history.epochs)
         losses = self._train(index)
         ap, ap50 = self._evaluate(index)
@@ -99,6 +100,7 @@ class _Run:
             dfl_loss=losses[2],
             distill_loss=losses[3],
             seconds=time.perf_counter() - start,
+            cpu_seconds=time.process_time() - cpu_start,
             map=ap,
             map50=ap50,
         )

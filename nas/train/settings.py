@@ -1,5 +1,7 @@
 """What a training run can be told, and what it tells afterwards."""
 
+from __future__ import annotations
+
 import msgspec
 
 from nas.data import AugmentSettings
@@ -26,6 +28,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     channels_last: bool = True
     seed: int = 0
     val_every: int = 5  # epochs between two evaluations; the last epoch is always evaluated, 0 evaluates none
+    repeat_rare: float = 0.0  # images of a class that is in less than this share of them are shown more often (see nas.data.Loader)
     patience: int = 0  # stop after so many epochs without a better mAP and go back to the best weights; 0 trains to the end
     grad_clip: float = 10.0
     distill_gain: float = 1.0  # weight of the teacher, where there is one
@@ -41,6 +44,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not (self.lr > 0 and self.grad_clip > 0 and 0 <= self.ema_decay < 1 and self.weight_decay >= 0):
             found = f"lr={self.lr}, grad_clip={self.grad_clip}, ema_decay={self.ema_decay}, weight_decay={self.weight_decay}"
             raise TrainError(f"{found}: expected lr and grad_clip above 0, ema_decay in 0..1 and weight_decay at least 0")
+        if not 0 <= self.repeat_rare <= 1:
+            raise TrainError(f"repeat_rare={self.repeat_rare}: expected a share of the images, 0..1")
         if self.patience and not self.val_every:
             raise TrainError(f"patience={self.patience} needs evaluations; val_every is 0")
 
@@ -54,7 +59,8 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
     class_loss: float
     dfl_loss: float
     distill_loss: float
-    seconds: float  # training and evaluation; the only column that differs between two runs of one seed
+    seconds: float  # training and evaluation; with cpu_seconds all that differs between two runs of one seed
+    cpu_seconds: float = 0.0  # of all threads
     map: float | None = None
     map50: float | None = None
 
@@ -71,6 +77,16 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         return sum(record.seconds for record in self.epochs)
 
     @property
+    def cpu_seconds(self) -> float:
+        return sum(record.cpu_seconds for record in self.epochs)
+
+    @property
     def kept(self) -> EpochRecord | None:
         """The record of the weights that the model ended with."""
         return next((record for record in self.epochs if record.epoch == self.kept_epoch), None)
+
+    def then(self, later: History) -> History:
+        """This history and that of a training that went on from its weights, epochs counted through."""
+        before = len(self.epochs)
+        records = tuple(msgspec.structs.replace(record, epoch=before + record.epoch) for record in later.epochs)
+        return History(epochs=(*self.epochs, *records), kept_epoch=before + later.kept_epoch, stopped_early=later.stopped_early)

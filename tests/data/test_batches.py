@@ -1,12 +1,14 @@
 """The loader: what an epoch holds depends on its settings alone, and validation maps back to the image."""
 
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from nas.data import AugmentSettings, DataError, Loader, Sample, read_image, val_batches
+from nas.data.batches import repeat_factors
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,18 @@ def test_planes_hold_what_a_transpose_would(samples):
     _to_planes(image, stack[1])
     np.testing.assert_array_equal(stack[1], image.transpose(2, 0, 1))
     assert not stack[0].any()
+
+
+def test_images_of_rare_classes_are_shown_as_often_as_their_factor_says_and_an_epoch_is_as_long_as_without(samples):
+    common, rare = samples[0], replace(samples[1], labels=np.array([1, 9]))
+    many = (*[common] * 9, rare)
+    np.testing.assert_allclose(repeat_factors(many, 0.4), [*[1.0] * 9, 2.0])  # the square root of .4 / .1
+    assert (repeat_factors(many, 0.1) == 1).all()
+
+    def shown(loader):
+        return np.concatenate([np.concatenate([b.labels for b in loader.epoch(e, prefetch=False)]) for e in range(60)])
+
+    plain, repeated = (Loader(many, 32, 5, None, 3, repeat_rare=threshold) for threshold in (0.0, 0.4))
+    assert len(plain) == len(repeated) and len(shown(plain)) == len(shown(repeated)) == 600
+    assert (shown(plain) == 1).sum() == 60 and 90 <= (shown(repeated) == 1).sum() <= 120  # 2 of 11 in place of 1 of 10
+    assert same(list(repeated.epoch(4)), list(Loader(many, 32, 5, None, 3, repeat_rare=0.4).epoch(4)))

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
-from nas.quant import fake_quantized, quantize
+from nas.quant import QatSettings, QuantError, at_precision, fake_quantized, quantize, reestimate_norms, rungs, without_steps
+from nas.quant.precisions import free_layers
 from searchspaces import YOLO
 from searchspaces.fakequant import quantizers
 from searchspaces.module import to_torch
@@ -51,3 +53,42 @@ def test_a_fake_quantized_net_keeps_the_float_weights_and_its_steps_are_positive
     assert all(np.array_equal(after.arrays()[name], array) for name, array in before.arrays().items())
     scales = [array for name, array in after.arrays().items() if name.endswith("scale")]
     assert scales and all((array > 0).all() for array in scales)
+
+
+def test_a_ladder_leads_from_the_most_bits_to_those_of_the_graph_and_leaves_out_what_changes_nothing():
+    graph, _ = float_net()
+    stages = rungs(at_precision(graph, "w2a4"), (8, 4))
+    assert [{(node["wbits"], node["abits"]) for node in free_layers(stage)} for stage in stages] == [{(8, 8)}, {(4, 4)}, {(2, 4)}]
+    assert rungs(at_precision(graph, "w8a8"), (8, 4)) == [at_precision(graph, "w8a8")]
+    assert rungs(graph, ()) == [graph]
+    with pytest.raises(QuantError, match="5 bits are not trained; known: 1, 2, 3, 4, 8"):
+        QatSettings(ladder=(8, 5))
+
+
+def test_weights_without_their_steps_are_fitted_anew_at_other_bits():
+    graph, net = float_net()
+    images = [torch.rand(2, 3, 96, 96)]
+    wide = fake_quantized(at_precision(graph, "w8a8"), net.weights(), images)
+    passed_on, afresh = (
+        fake_quantized(at_precision(graph, "w2a2"), weights, images).weights().arrays()
+        for weights in (without_steps(wide.weights()), net.weights())
+    )
+    assert passed_on.keys() == afresh.keys() and all(np.array_equal(array, afresh[name]) for name, array in passed_on.items())
+
+
+def test_batchnorm_statistics_taken_anew_are_the_means_of_the_batches_and_stay_where_they_were_that_already():
+    graph, net = float_net()
+    batches = [torch.rand(4, 3, 96, 96), 0.5 * torch.rand(4, 3, 96, 96)]
+    model = fake_quantized(graph, net.weights(), batches).eval()
+    reestimate_norms(model, batches)
+    stem = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    seen = []
+    stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        before = [model(images) for images in batches]
+    torch.testing.assert_close(stem.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
+    torch.testing.assert_close(stem.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
+    reestimate_norms(model, batches)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for maps, images in zip(before, batches) for a, b in zip(maps, model(images)))
+    assert not model.training and stem.momentum == pytest.approx(0.03)
