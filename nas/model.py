@@ -69,6 +69,15 @@ def write_whole(path: Path, data: bytes) -> None:
         raise ModelError(f"{path} could not be written: {fault.strerror or fault}") from None
 
 
+def is_model(path: Path) -> bool:
+    """Whether a file is one of ours by its header; `load` says what is wrong with it."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("edgenas_model") == _FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def load(path: Path) -> Model:
     """Raises ModelError for a file that is missing, is no model, or whose arrays do not fit its graph."""
     try:

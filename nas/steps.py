@@ -72,34 +72,43 @@ def space_named(name: str) -> Space:
 
 
 def train_genes(
-    genes: Path, out: Path, data: str, space: str, start: Path | None, epochs: int, accelerator: str, seed: int, progress: Progress
-) -> dict[str, Any]:
-    """From scratch, or from the arrays of the file `start` that fit."""
+    genes: Path, out: Path, data: str, space: str, start: Path | None, epochs: int, accelerator: str, seed: int, progress: Progress,
+    *, teacher: Path | None = None, patience: int = 0, repeat_rare: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
+    """From scratch, or from what the file `start` has that fits; with the maps of the float model `teacher` as further targets."""
     from nas.data import load
     from nas.finalist import Recipe, train_float
     from nas.model import save
-    from nas.train import Started, start_from
+    from nas.start import started, teacher_from
+    from nas.train import TrainSettings
     from searchspaces.quantizers import floated
 
     arch, dataset = read_genes(genes, space_named(space)), load(data)
     graph = SPACES[space].build(arch, len(dataset.classes))
-    recipe = Recipe(epochs=epochs, accelerator=accelerator, seed=seed)
+    train = TrainSettings(patience=patience, repeat_rare=repeat_rare)
+    recipe = Recipe(epochs=epochs, accelerator=accelerator, seed=seed, train=train)
     settings = recipe.for_float(int(arch["resolution"]), dataset, quantized=False)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
-    started: list[Started] = []
+    said: dict[str, Any] = {}
 
     def from_file(weights: Weights) -> Weights:
         assert start is not None
-        started.append(start_from(start, floated(graph), weights))
-        return started[0].weights
+        found, said["start"] = started(start, floated(graph), weights)
+        return found
 
     with progress.task("train", epochs) as task:
         model, history = train_float(
-            graph, dataset, settings, folder, lambda stage, record: task.advance(1), from_file if start is not None else None
+            graph,
+            dataset,
+            settings,
+            folder,
+            lambda stage, record: task.advance(1),
+            from_file if start is not None else None,
+            teacher_from(teacher, graph, dataset.classes) if teacher is not None else None,
         )
     save(model, out)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"model": str(out), **_scores(history), **({"start": started[0].text()} if started else {})}
+    return {"model": str(out), **_scores(history), **said}
 
 
 def import_file(file: Path, out: Path, classes: str, strides: str, bins: int, mean: str, std: str) -> dict[str, Any]:

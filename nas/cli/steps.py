@@ -22,7 +22,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     data: Data = "digits",
     space: Annotated[str, typer.Option(help="The search space of the genes.")] = "yolo",
-    start: Annotated[Path | None, typer.Option(help="Start weights: .safetensors or a torch state dict; what fits is taken.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Start weights: any model of ours, .safetensors or a torch state dict.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A float model (.safetensors), such as a larger one, to learn from too.")] = None,
+    patience: Annotated[int, typer.Option(help="Stop after so many epochs without a better mAP and keep the best; 0: never.")] = 0,
+    repeat_rare: Annotated[float, typer.Option(help="Show images of classes in less than this share of them more often, 0..1.")] = 0.0,
     epochs: Epochs = 40,
     accelerator: Accelerator = "auto",
     seed: Seed = 0,
@@ -32,7 +35,10 @@ def train(
     """Train one network in float, from scratch or from somebody's weights; an interrupted training goes on."""
     from nas.steps import train_genes
 
-    show(train_genes(genes, out, data, space, start, epochs, accelerator, seed, progress()), json_)
+    found = train_genes(
+        genes, out, data, space, start, epochs, accelerator, seed, progress(), teacher=teacher, patience=patience, repeat_rare=repeat_rare
+    )
+    show(found, json_)
 
 
 @app.command()
