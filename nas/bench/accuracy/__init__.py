@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from nas.bench.accuracy.core import Bench, Cell, Figures, Plan, Table, run
+from nas.bench.accuracy.qat import QAT
+from nas.bench.accuracy.training import TRAINING
 from nas.bench.engines import BenchError
 
-_EVERY: tuple[Table, ...] = ()
+_EVERY: tuple[Table, ...] = (TRAINING, QAT)
 TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _EVERY})
 
 

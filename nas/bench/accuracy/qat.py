@@ -1,0 +1,106 @@
+"""Table `qat`: what quantization-aware training keeps of a float net at each precision, as the trained module and as the artifact.
+
+Every net starts from the float model of its seed that table `training` keeps, and trains half as many epochs again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.shown import aligned, mean_and_spread
+from nas.bench.accuracy.training import SCORED, figures_of, float_model, network, scored_by_split, splits
+from nas.data import Dataset
+from nas.finalist import Recipe, compile_model, scored, train_quantized
+from nas.model import Model, load, save, write_whole
+from nas.quant import at_precision
+from nas.runtime import Executor
+from nas.train import History
+from searchspaces.module import to_torch
+from searchspaces.quantizers import floated, quantized
+
+# (activation, precision) -> the drop of mAP50 that is wanted at most, as measured on BCCD; None where there is no such bar
+NETS: Mapping[tuple[str, str], float | None] = {
+    ("silu", "w8a8"): 0.005,
+    ("silu", "w4a4"): 0.02,
+    ("silu", "w3a3"): 0.04,
+    ("relu", "w2a2"): 0.08,
+    ("relu", "w1a2"): None,
+}
+APART = 0.002  # mAP50 that module and artifact may differ by
+
+
+def recipe(plan: Plan, seed: int) -> Recipe:
+    return Recipe(epochs=max(1, plan.epochs // 2), qat_share=1.0, accelerator=plan.accelerator, seed=seed)
+
+
+def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
+    images = recipe(plan, 0).qat_epochs * len(dataset.train)
+    work = QAT_COST * images * gmacs(network(dataset, "silu"))
+    return [
+        Cell(f"{act}-{precision}-s{seed}", work, partial(_quantized, plan, dataset, act, precision, seed))
+        for seed in range(plan.seeds)
+        for act, precision in NETS
+    ]
+
+
+def _quantized(plan: Plan, dataset: Dataset, act: str, precision: str, seed: int, folder: Path) -> Figures:
+    """split -> scores of 'fp32', 'module' and 'artifact'."""
+    start, _ = float_model(plan, dataset, act, seed)
+    start = replace(start, graph=at_precision(start.graph, precision))
+    model, history = _trained(start, plan, dataset, seed, folder)
+    artifact = folder / "model.edge"
+    compile_model(model, artifact, {"float": f"{act}-s{seed}"})
+    executor = Executor.load(artifact)
+    found = {
+        "fp32": scored_by_split(to_torch(floated(start.graph), start.weights), dataset, plan.accelerator),
+        "module": scored_by_split(to_torch(quantized(model.graph), model.weights), dataset, plan.accelerator),
+        "artifact": {split: figures_of(scored(executor, dataset.splits[split], dataset)) for split in splits(dataset)},
+    }
+    by_split = {split: {form: scores[split] for form, scores in found.items()} for split in splits(dataset)}
+    return {"training_cpu_seconds": history.cpu_seconds, **by_split}
+
+
+def _trained(start: Model, plan: Plan, dataset: Dataset, seed: int, folder: Path) -> tuple[Model, History]:
+    """The quantized model, kept in the folder; an interrupted training goes on."""
+    file, kept, training = folder / "quantized.safetensors", folder / "history.json", folder / "training"
+    if not kept.exists():
+        asked = recipe(plan, seed)
+        model, history = train_quantized(
+            start, dataset, asked.for_qat(start.size, dataset), asked.qat, training, lambda stage, record: None
+        )
+        save(model, file)
+        write_whole(kept, msgspec.json.encode(history))
+        shutil.rmtree(training)
+    return load(file), msgspec.json.decode(kept.read_bytes(), type=History)
+
+
+def text(cells: Mapping[str, Figures]) -> str:
+    """A row for each net, precision and split: means over the seeds that are known, and the spread of the drop."""
+    rows = []
+    for (act, precision), bar in NETS.items():
+        known = [figures for key, figures in cells.items() if key.startswith(f"{act}-{precision}-s")]
+        for split in SCORED:
+            if not (found := [figures[split] for figures in known if split in figures]):
+                continue
+            fp32, module, artifact = ([f[form] for f in found] for form in ("fp32", "module", "artifact"))
+            apart = max(abs(m["map50"] - a["map50"]) for m, a in zip(module, artifact))
+            rows.append({
+                "act": act, "bits": precision, "split": split, "seeds": f"{len(found)}",
+                "fp32 mAP50": mean_and_spread([f["map50"] for f in fp32]),
+                "module mAP50": mean_and_spread([m["map50"] for m in module]), "mAP": mean_and_spread([m["map"] for m in module]),
+                "artifact mAP50": mean_and_spread([a["map50"] for a in artifact]), "apart": f"{apart:.4f}",
+                "drop": mean_and_spread([f["map50"] - a["map50"] for f, a in zip(fp32, artifact)]), "bar": "-" if bar is None else f"{bar}",
+            })  # fmt: skip
+    head = (f"qat   YOLOv8n after quantization-aware training, mean +-spread over seeds; drop: fp32 less artifact; "
+            f"apart: most between module and artifact, wanted within {APART}")  # fmt: skip
+    return "\n".join([head, *aligned(rows)])
+
+
+QAT = Table("qat", "what quantization-aware training keeps at each precision, module and artifact", cells, text)
