@@ -134,7 +134,7 @@ def seconds_per_work(accelerator: str) -> float:
     import torch
 
     from nas.bench.networks import CLASSES, yolov8n
-    from nas.train import detection_loss, pick_device
+    from nas.train import compute_type, detection_loss, pick_device
     from nas.train.assign import Targets
     from searchspaces.module import to_torch
     from searchspaces.quantizers import floated
@@ -145,10 +145,15 @@ def seconds_per_work(accelerator: str) -> float:
     images = torch.rand(_BATCH, 3, 160, 160, device=device)
     boxes = torch.tensor([[20.0, 20.0, 90.0, 90.0]], device=device).repeat(_BATCH, 1)
     targets = Targets(boxes, torch.zeros(_BATCH, dtype=torch.int64, device=device), torch.arange(_BATCH, device=device))
+    low = compute_type(device, "auto") is torch.bfloat16
     spent = []
     for _ in range(_STEPS):
         start = time.perf_counter()
-        detection_loss(net(images), targets, len(CLASSES)).total.backward()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
+            maps = net(images)
+        detection_loss(maps, targets, len(CLASSES)).total.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         spent.append(time.perf_counter() - start)
     return min(spent) / (_BATCH * gmacs(graph))
 
