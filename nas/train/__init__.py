@@ -10,10 +10,10 @@ A model is any nn.Module whose forward takes images (N, 3, S, S) in 0..1 and ret
 from nas.train.assign import Assignment, Targets, assign
 from nas.train.device import compute_type, pick_device
 from nas.train.errors import TrainError
-from nas.train.evaluate import Detector, detect_all, evaluate, predict
+from nas.train.evaluate import Detector, detect_all, evaluate, mean_loss, predict, targets_of
 from nas.train.fit import fit
 from nas.train.inherit import Inherited, inherit
-from nas.train.loss import Losses, LossSettings, detection_loss, distillation_loss
+from nas.train.loss import Losses, LossSettings, assigned, detection_loss, distillation_loss
 from nas.train.metrics import Detections, Metrics, coco_map
 from nas.train.optim import Ema, param_groups
 from nas.train.prior import set_head_prior
@@ -36,6 +36,7 @@ __all__ = [
     "TrainError",
     "TrainSettings",
     "assign",
+    "assigned",
     "coco_map",
     "compute_type",
     "detect_all",
@@ -44,9 +45,11 @@ __all__ = [
     "evaluate",
     "fit",
     "inherit",
+    "mean_loss",
     "param_groups",
     "pick_device",
     "predict",
     "set_head_prior",
     "start_from",
+    "targets_of",
 ]

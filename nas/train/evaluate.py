@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.data import Sample, ValBatches, read_image, val_batches
+from nas.data import Sample, ValBatch, ValBatches, read_image, val_batches
 from nas.runtime.detect import nms
+from nas.train.assign import Targets
 from nas.train.boxes import STRIDES, decode
 from nas.train.device import Accelerator, Precision, compute_type, pick_device
+from nas.train.loss import detection_loss
 from nas.train.metrics import Detections, Metrics, coco_map
 
 Detector = Callable[[np.ndarray], Detections]  # uint8 RGB (H, W, 3) -> Detections in its pixels
@@ -49,6 +51,36 @@ def predict(
             found.append(Detections(letterbox.invert(kept[0]), kept[1], kept[2]))
     model.train(was_training)
     return found
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module, samples: Sequence[Sample] | ValBatches, size: int, classes: int, *, batch: int = 16, accelerator: Accelerator = "auto"
+) -> float:
+    """The training's detection loss of a model in eval mode on letterboxed images without augmentation: the mean over batches, each
+    counted by its images.  The mode is put back afterwards.
+    """
+    device = pick_device(accelerator)
+    was_training = model.training
+    model.to(device).eval()
+    total, count = 0.0, 0
+    for part in samples if isinstance(samples, ValBatches) else val_batches(samples, size, batch):
+        loss = detection_loss(model(images_to(part.images, device)), targets_of(part, device), classes)
+        total, count = total + float(loss.total) * len(part.samples), count + len(part.samples)
+    model.train(was_training)
+    return total / count
+
+
+def targets_of(part: ValBatch, device: torch.device) -> Targets:
+    """The objects of a batch of letterboxed images, crowd regions left out."""
+    boxes = [letterbox.apply(sample.boxes_xyxy[~sample.crowd]) for sample, letterbox in zip(part.samples, part.letterboxes)]
+    labels = [sample.labels[~sample.crowd] for sample in part.samples]
+    index = np.repeat(np.arange(len(boxes)), [len(found) for found in boxes])
+    return Targets(
+        torch.as_tensor(np.concatenate(boxes), device=device),
+        torch.as_tensor(np.concatenate(labels), dtype=torch.int64, device=device),
+        torch.as_tensor(index, device=device),
+    )
 
 
 def images_to(images: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -23,6 +23,7 @@ from nas.train.optim import Ema, ParamGroups, adamw, lr_factor, param_groups
 from nas.train.settings import EpochRecord, History, TrainSettings
 
 CHECKPOINT = "checkpoint.safetensors"
+Measure = Callable[[nn.Module], dict[str, float]]
 
 
 def fit(
@@ -34,18 +35,20 @@ def fit(
     teacher: nn.Module | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     groups: ParamGroups | None = None,
+    measure: Measure | None = None,
 ) -> History:
     """Train in place; the model ends on the CPU with the averaged weights, in eval mode.
 
     With `out`, the run is kept in out/checkpoint.safetensors after each epoch and goes on from there: a run that was killed and called
     again with the same arguments ends with the same bits on the same machine and thread count, and a finished one returns at once.
     `teacher` returns raw maps of the model's shapes. `groups` replaces the default AdamW groups (see optim.param_groups).
+    `measure` is asked after each epoch what it finds of the moving average in eval mode; its answers are kept in the history.
     Fake-quantizers need nothing special: their steps are parameters named ...scale or ...zero_point and are not decayed.
     Raises TrainError for an empty split, a loss that is not finite, a checkpoint of other settings or a full disk.
     """
     if not dataset.splits.get("train"):
         raise TrainError(f"data set '{dataset.name}' has no training images; its splits: {_sizes(dataset)}")
-    run = _Run(model, dataset, settings, teacher, groups)
+    run = _Run(model, dataset, settings, teacher, groups, measure)
     path = out / CHECKPOINT if out is not None else None
     if path is not None and path.exists():
         run.restore(path)
@@ -62,13 +65,15 @@ class _Run:
     """A training run between two epochs."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None, groups: ParamGroups | None
-    ) -> None:
+        self, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None, groups: ParamGroups | None,
+        measure: Measure | None,
+    ) -> None:  # fmt: skip
         self.settings, self.dataset = settings, dataset
         self.device = pick_device(settings.accelerator)
         self.compute = compute_type(self.device, settings.precision)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.measure = measure
         self.teacher = teacher.to(self.device).eval() if teacher is not None else None
         make = groups or (lambda m: param_groups(m, settings.weight_decay))
         self.optimizer = adamw(make(self.model), settings.lr)
@@ -92,6 +97,7 @@ class _Run:
         index = len(self.history.epochs)
         losses = self._train(index)
         ap, ap50 = self._evaluate(index)
+        figures = self.measure(self.ema.model) if self.measure is not None else {}
         record = EpochRecord(
             epoch=index + 1,
             lr=self.optimizer.param_groups[0]["lr"],
@@ -103,6 +109,7 @@ class _Run:
             cpu_seconds=time.process_time() - cpu_start,
             map=ap,
             map50=ap50,
+            figures=figures,
         )
         self._note(record)
         return record

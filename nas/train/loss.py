@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from nas.train.assign import Assignment, Targets, assign
 from nas.train.boxes import (
     STRIDES,
+    Grid,
     boxes_to_distances,
     ciou,
     distances_to_boxes,
@@ -39,18 +40,18 @@ class Losses:
 
 
 def detection_loss(
-    maps: list[Tensor], targets: Targets, classes: int, settings: LossSettings | None = None, strides: tuple[int, ...] = STRIDES
-) -> Losses:
+    maps: list[Tensor], targets: Targets, classes: int, settings: LossSettings | None = None, strides: tuple[int, ...] = STRIDES,
+    found: Assignment | None = None,
+) -> Losses:  # fmt: skip
     """Raw maps, a list of (N, 4*bins + classes, H, W) in any float type -> Losses in float32.
 
     Each part is a sum over the batch divided by the sum of the target scores (at least 1), so that a batch without any object is
-    finite: its box parts are 0, and its class part pushes all scores down.
+    finite: its box parts are 0, and its class part pushes all scores down.  Positives are assigned by these maps; with `found`, they and
+    their scores are held as given, which makes the loss a smooth function of the maps.
     """
     settings = settings or LossSettings()
     box_logits, class_logits, cells = flatten_maps(maps, classes, strides)
-    with torch.no_grad():
-        boxes = distances_to_boxes(expected_distances(box_logits), cells.points, cells.strides)
-    found = assign(boxes, class_logits, targets, cells, topk=settings.topk, min_cells=settings.min_cells)
+    found = found or _assigned(box_logits, class_logits, cells, targets, settings)
     norm = found.score.sum().clamp(min=1.0)
 
     wanted = torch.zeros_like(class_logits)
@@ -60,6 +61,17 @@ def detection_loss(
     box, dfl = _box_losses(box_logits[found.image, found.anchor], found, targets, cells.points, cells.strides)
     box, cls, dfl = settings.box_gain * box / norm, settings.class_gain * cls, settings.dfl_gain * dfl / norm
     return Losses(box + cls + dfl, box.detach(), cls.detach(), dfl.detach())
+
+
+def assigned(maps: list[Tensor], targets: Targets, classes: int, strides: tuple[int, ...] = STRIDES) -> Assignment:
+    """The positives that detection_loss finds by these maps."""
+    return _assigned(*flatten_maps(maps, classes, strides), targets, LossSettings())
+
+
+@torch.no_grad()
+def _assigned(box_logits: Tensor, class_logits: Tensor, cells: Grid, targets: Targets, settings: LossSettings) -> Assignment:
+    boxes = distances_to_boxes(expected_distances(box_logits), cells.points, cells.strides)
+    return assign(boxes, class_logits, targets, cells, topk=settings.topk, min_cells=settings.min_cells)
 
 
 def _box_losses(logits: Tensor, found: Assignment, targets: Targets, points: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,7 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float = 0.0  # of all threads
     map: float | None = None
     map50: float | None = None
+    figures: dict[str, float] = {}  # what the caller of `fit` asked to be measured of the moving average
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import AugmentSettings, read_image
+from nas.data import AugmentSettings, Loader, read_image
 from nas.train import (
     Detections,
     LossSettings,
+    Targets,
     TrainError,
     TrainSettings,
     coco_map,
+    detection_loss,
     evaluate,
     fit,
+    mean_loss,
     param_groups,
     pick_device,
     predict,
@@ -91,6 +94,27 @@ def test_a_finished_run_returns_its_history_and_weights_without_training(digits,
     again = fit(second, digits, SHORT, out=tmp_path / "run", on_epoch=seen.append)
     assert again == history and seen == []
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+def test_what_is_measured_after_each_epoch_is_that_of_the_moving_average_and_stays_in_the_history(digits, tiny, tmp_path):
+    def measure(model):
+        assert not model.training
+        return {"loss": mean_loss(model, digits.train, 64, 2, accelerator="cpu")}
+
+    model = tiny()
+    history = fit(model, digits, SHORT, out=tmp_path / "run", measure=measure)
+    assert [list(record.figures) for record in history.epochs] == [["loss"]] * SHORT.epochs
+    assert history.epochs[-1].figures["loss"] == pytest.approx(mean_loss(model, digits.train, 64, 2, accelerator="cpu"))
+    assert fit(tiny(), digits, SHORT, out=tmp_path / "run", measure=lambda _: 1 / 0) == history
+
+
+def test_the_mean_loss_is_the_trainings_on_images_as_they_are(digits, tiny):
+    model = tiny().eval()
+    (batch,) = Loader(digits.train, 64, len(digits.train), None).epoch(0)
+    targets = Targets(*(torch.from_numpy(x) for x in (batch.boxes, batch.labels, batch.image_index)))
+    with torch.no_grad():
+        whole = detection_loss(model(torch.from_numpy(batch.images).float() / 255), targets, 2).total
+    assert mean_loss(model, digits.train, 64, 2, batch=8, accelerator="cpu") == pytest.approx(float(whole), rel=1e-4)
 
 
 def test_a_checkpoint_is_one_readable_file_and_nothing_is_left_beside_it(digits, tiny, tmp_path):

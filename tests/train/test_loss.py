@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.train import Targets, TrainError, detection_loss, distillation_loss
+from nas.train import Targets, TrainError, assigned, detection_loss, distillation_loss
 from nas.train.boxes import boxes_to_distances, ciou, decode, distances_to_boxes, expected_distances, iou
 from nas.train.loss import distribution_focal_loss
 
@@ -103,6 +103,15 @@ def test_loss_of_bf16_maps_is_float32_and_near_that_of_float32_maps():
     exact = detection_loss(maps, targets, CLASSES).total
     rough = detection_loss([m.bfloat16() for m in maps], targets, CLASSES).total
     assert rough.dtype == torch.float32 and rough.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_positives_that_are_held_give_the_same_loss_where_they_were_found_and_stay_elsewhere():
+    maps, targets = raw_maps(), targets_of((0, 1, 8, 8, 40, 40), (1, 0, 20, 4, 60, 30))
+    found = assigned(maps, targets, CLASSES)
+    assert detection_loss(maps, targets, CLASSES, found=found).total == detection_loss(maps, targets, CLASSES).total
+    others = raw_maps(seed=1)
+    held, free = detection_loss(others, targets, CLASSES, found=found).total, detection_loss(others, targets, CLASSES).total
+    assert held != free
 
 
 def test_descending_the_loss_on_the_maps_finds_the_boxes():
