@@ -1,4 +1,4 @@
-"""Curvature of a loss: the trace of its Hessian by Hutchinson's estimator, without ever forming the Hessian."""
+"""Curvature of a loss: diagonal and trace of its Hessian by Hutchinson's estimator, without ever forming the Hessian."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ SAMPLES, TOLERANCE = 200, 1e-3  # most vectors; relative standard error at which
 def hessian_traces(
     loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], *, samples: int = SAMPLES, tolerance: float = TOLERANCE, seed: int = 0
 ) -> dict[str, float]:
-    """Trace of the Hessian of `loss()` in each parameter alone, by mean of v^T H v over Rademacher vectors v (Hutchinson 1990;
-    HAWQ-v2, arXiv:1911.03852).
+    """Trace of the Hessian of `loss()` in each parameter alone: the sum of hessian_diagonals (HAWQ-v2, arXiv:1911.03852)."""
+    found = hessian_diagonals(loss, parameters, samples=samples, tolerance=tolerance, seed=seed)
+    return {name: float(diagonal.sum()) for name, diagonal in found.items()}
+
+
+def hessian_diagonals(
+    loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], *, samples: int = SAMPLES, tolerance: float = TOLERANCE, seed: int = 0
+) -> dict[str, Tensor]:
+    """Diagonal of the Hessian of `loss()`, in each parameter's shape, by the mean of v * (H v) over Rademacher vectors v (Hutchinson 1990;
+    Bekas et al. 2007).  Single entries are noisy; sums over many of them are what it is good for.
 
     All parameters share one product a sample: cross terms have mean zero.  Ends before `samples` once the standard error of the summed
     trace is below `tolerance` of it.  `loss` must be the same function at every call: no dropout, batch-norm in eval mode.
@@ -22,14 +30,15 @@ def hessian_traces(
     names, tensors = list(parameters), list(parameters.values())
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.autograd.grad(loss(), tensors, create_graph=True)
-    found: list[list[float]] = []
-    for _ in range(samples):
+    sums = [torch.zeros_like(t) for t in tensors]
+    totals: list[float] = []
+    while len(totals) < samples and not (len(totals) >= 10 and _settled(totals, tolerance)):
         vectors = [torch.randint(0, 2, t.shape, generator=generator).to(t).mul_(2).sub_(1) for t in tensors]
         products = torch.autograd.grad(gradients, tensors, vectors, retain_graph=True)
-        found.append([float((v * p).sum()) for v, p in zip(vectors, products)])
-        if len(found) >= 10 and _settled([sum(row) for row in found], tolerance):
-            break
-    return {name: sum(column) / len(found) for name, column in zip(names, zip(*found))}
+        found = [v * p for v, p in zip(vectors, products)]
+        totals.append(sum(float(f.sum()) for f in found))
+        sums = [total + f for total, f in zip(sums, found)]
+    return {name: total / len(totals) for name, total in zip(names, sums)}
 
 
 def _settled(totals: Sequence[float], tolerance: float) -> bool:
