@@ -52,7 +52,7 @@ def search_figure(facts: Facts) -> Figure:
         _cloud([t for t in taken if chosen[t.number].met], "verified finalist", VERIFIED),
         _cloud([t for t in taken if not chosen[t.number].met], "failed finalist", FAILED),
     ]
-    layout = _layout("predicted latency, ms", "accuracy score")
+    layout = layout_of("predicted latency, ms", "accuracy score")
     layout["annotations"] = [
         {"x": t["latency_ms"], "y": t["score"], "text": f"#{t.number}", "showarrow": False, "xanchor": "right" if above else "left",
          "xshift": -9 if above else 9, "yshift": 9 if above else -9}
@@ -73,7 +73,7 @@ def measured_figure(facts: Facts) -> Figure:
         _artifacts(met, "measured, within every limit", VERIFIED),
         _artifacts(failed, "measured, failed", FAILED),
     ]
-    layout = _layout("latency, ms", "mAP50 of the compiled file")
+    layout = layout_of("latency, ms", "mAP50 of the compiled file")
     layout["annotations"] = [
         {"x": v.latency_ms, "y": v.map50, "ax": v.predicted_ms, "ay": v.map50, "xref": "x", "yref": "y", "axref": "x", "ayref": "y",
          "text": "", "showarrow": True, "arrowhead": 2, "arrowwidth": 1.5, "arrowcolor": INK, "standoff": 7, "startstandoff": 5}
@@ -108,7 +108,7 @@ def gene_figure(facts: Facts) -> Figure:
     }  # fmt: skip
     if len(members) <= TEXT_FITS:
         trace |= {"texttemplate": "%{text}", "textfont": {"size": 11, "color": INK}}
-    layout = _layout("", "")
+    layout = layout_of("", "")
     layout |= {"height": 96 + 20 * len(genes), "margin": {"l": 130, "r": 8, "t": 48, "b": 8}}
     axis = {"side": "top", "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True, "showline": False}
     layout["xaxis"] = {**axis, "tickmode": "array", "tickvals": trace["x"], "ticktext": labels, "tickfont": {"size": 11}}
@@ -125,7 +125,7 @@ def training_figure(facts: Facts, finalist: Finalist) -> Figure | None:
     stages = [(stage, history.epochs) for stage in STAGES if (history := facts.history(finalist, stage)) and history.epochs]
     if not stages:
         return None
-    layout = _layout("epoch", "mAP50")
+    layout = layout_of("epoch", "mAP50")
     layout["yaxis"] |= {"domain": [0, 0.42], "rangemode": "tozero"}
     layout["yaxis2"] = {**layout["yaxis"], "domain": [0.5, 1], "title": {"text": "loss"}, "anchor": "x"}
     layout |= {"height": 460, "shapes": []}
@@ -270,7 +270,8 @@ def _place(option: Any, options: Sequence[Any]) -> float:
     return options.index(option) / (len(options) - 1) if len(options) > 1 and option in options else 0.0
 
 
-def _layout(x: str, y: str) -> Figure:
+def layout_of(x: str, y: str) -> Figure:
+    """What all plots share, with the titles of the axes."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#b6bec7", "showline": True, "ticks": "outside", "tickcolor": "#b6bec7"}
     return {
         "font": {"family": FONT, "size": 13, "color": INK}, "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "height": 420,

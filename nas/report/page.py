@@ -1,25 +1,17 @@
-"""The report page: sections in reading order, put together to one HTML file that asks the network for nothing.
-
-A content security policy says so to the browser, and lets it run the page's own scripts alone, by their hashes.
-"""
+"""The report page of a search: its sections in reading order."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import platform
-from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.model import ModelError, write_whole
-from nas.provenance import versions
 from nas.report import ReportError
+from nas.report.document import document, plot
 from nas.report.facts import Facts
 from nas.report.figures import Figure, gene_figure, measured_figure, search_figure, training_figure
 from nas.report.front_png import front_png
-from nas.report.markup import Html, html, joined, script_json, tag
+from nas.report.markup import Html, joined, tag
 from nas.report.pictures import data_uri
 from nas.report.sections import (
     finalist_table,
@@ -36,7 +28,6 @@ from nas.report.sections import (
 if TYPE_CHECKING:
     from nas.job import Run
 
-_HERE = Path(__file__).parent
 MEASURED_WORDS = (
     "Finalists: each arrow goes from the predicted latency to the measured one; the pale bar is the interval of the prediction, "
     "the thin bar the middle half of the measured times."
@@ -71,7 +62,7 @@ def page(facts: Facts, front: bytes) -> str:
         picture_section(facts),
         provenance_section(facts),
     ]
-    return _document(f"{facts.run.path.name} · edgenas", joined(sections), figures)
+    return document(f"{facts.run.path.name} · edgenas", joined(sections), figures)
 
 
 def _fronts(facts: Facts, figures: dict[str, Figure], front: bytes) -> Html:
@@ -79,10 +70,10 @@ def _fronts(facts: Facts, figures: dict[str, Figure], front: bytes) -> Html:
     parts = []
     if facts.scored:
         figures["search"] = search_figure(facts)
-        parts.append(_plot("search", "What the search saw", _search_words(facts)))
+        parts.append(plot("search", "What the search saw", _search_words(facts)))
     if facts.verified:
         figures["measured"] = measured_figure(facts)
-        parts.append(_plot("measured", "What was measured", MEASURED_WORDS))
+        parts.append(plot("measured", "What was measured", MEASURED_WORDS))
     if not parts:
         return Html("")
     still = f'<noscript><img alt="The front" src="{data_uri(front, "png")}"></noscript>'
@@ -112,7 +103,7 @@ def _genes(facts: Facts, figures: dict[str, Figure]) -> Html:
     figures["genes"] = gene_figure(facts)
     words = "Each column is a member of the front, fastest first; ◆ marks finalists. Darker is further along the gene's list of options; "
     words += "an empty field is a gene that cannot matter in that network."
-    return section("Genes of the front", _plot("genes", "", words))
+    return section("Genes of the front", plot("genes", "", words))
 
 
 def _training(facts: Facts, figures: dict[str, Figure]) -> Html:
@@ -122,34 +113,5 @@ def _training(facts: Facts, figures: dict[str, Figure]) -> Html:
         if figure is not None:
             name = f"training-{finalist.trial}"
             figures[name] = figure
-            parts.append(_plot(name, f"Finalist #{finalist.trial}", ""))
+            parts.append(plot(name, f"Finalist #{finalist.trial}", ""))
     return section("Training", tag("div", *parts, class_="pair")) if parts else Html("")
-
-
-def _plot(name: str, title: str, words: str) -> Html:
-    place = tag("div", class_="plot", data_figure=name, role="img", aria_label=f"{title or 'Plot'}. {words}".strip())
-    heading = [tag("h3", title)] if title else []
-    return tag("figure", *heading, place, *([tag("figcaption", words)] if words else []))
-
-
-def _document(title: str, body: Html, figures: dict[str, Figure]) -> str:
-    scripts = ([_plotly()] if figures else []) + [(_HERE / "page.js").read_text()]
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
-    data = f'<script type="application/json" id="figures">{script_json(figures)}</script>'
-    code = "".join(f"<script>{text}</script>" for text in scripts)
-    footer = f"Written by edgenas {versions()['edgenas']} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}."
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{(_HERE / 'page.css').read_text()}</style></head>\n"
-        f"<body><main>{html(body)}<footer>{escape(footer)}</footer></main>\n{data}\n{code}</body></html>\n"
-    )
-
-
-def _plotly() -> str:
-    """plotly.js, whole; line ends as an HTML parser makes them, so that the hash is that of what the browser runs."""
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")

@@ -268,14 +268,14 @@ def provenance_section(facts: Facts) -> Html:
     versions = {name.removeprefix("versions."): value for name, value in known.items() if name.startswith("versions.")}
     origin = {name: value for name, value in known.items() if name not in ("classes",) and not name.startswith("versions.")}
     settings = flattened(msgspec.to_builtins(facts.run.settings))
-    first = [tag("h3", "Origin"), _pairs(origin | _study(facts)), tag("h3", "Versions"), _pairs(versions)]
-    second = [tag("h3", "Settings"), _pairs({name: value for name, value in settings.items() if not name.startswith("recipe.")})]
+    first = [tag("h3", "Origin"), pairs(origin | _study(facts)), tag("h3", "Versions"), pairs(versions)]
+    second = [tag("h3", "Settings"), pairs({name: value for name, value in settings.items() if not name.startswith("recipe.")})]
     recipe = {name.removeprefix("recipe."): value for name, value in settings.items() if name.startswith("recipe.")}
     return section(
         "Provenance",
         paragraph("The same run again:"),
         tag("pre", facts.command),
-        tag("div", tag("div", *first), tag("div", *second, tag("h3", "Training of a finalist"), _pairs(recipe)), class_="columns"),
+        tag("div", tag("div", *first), tag("div", *second, tag("h3", "Training of a finalist"), pairs(recipe)), class_="columns"),
         _device_file(facts),
     )
 
@@ -291,7 +291,7 @@ def _study(facts: Facts) -> dict[str, str]:
     }
 
 
-def _pairs(rows: dict[str, str]) -> Html:
+def pairs(rows: dict[str, str]) -> Html:
     return tag("dl", *(joined([tag("dt", name), tag("dd", value or MISSING)]) for name, value in rows.items()))
 
 
