@@ -36,6 +36,9 @@ def edgenas(*arguments, **kwargs):
         (["train", "{tmp}/text.edge", "--out", "{tmp}/x.safetensors"], "not JSON"),
         (["devices", "show", "toaster"], "toaster"),
         (["data", "check", "{tmp}/nothing"], "nothing"),
+        (["study", "generalization", "--out", "{tmp}/r", "--bits", "fp,3"], "bit-widths: fp, 8, 4, 2, 1"),
+        (["study", "generalization", "--out", "{tmp}/r", "--seeds", "1"], "2 or more"),
+        (["study", "generalization", "--out", "{tmp}/r", "--size", "100"], "resolution=100"),
         (["frobnicate"], "frobnicate"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from nas.cli import bench, data, devices, job, proxies, steps
+from nas.cli import bench, data, devices, job, proxies, steps, study
 from nas.cli.common import BAD_INPUT, INTERRUPTED, NOTHING_FITS, UNREACHABLE
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(proxies.app, name="proxies")
 app.add_typer(devices.app, name="devices")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("edgenas: interrupted; edgenas resume goes on with a run", file=sys.stderr)
+        print("edgenas: interrupted; edgenas resume goes on with a run, a study or a training when it is asked for again", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as fault:
         if verbose:
