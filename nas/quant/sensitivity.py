@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from nas.quant.allocate import Table
 from nas.quant.errors import QuantError
 from nas.quant.hessian import hessian_traces
 from nas.train.loss import distillation_loss
@@ -22,7 +23,6 @@ from searchspaces.fakequant import ActivationQuantizer, WeightQuantizer
 from searchspaces.module import GraphModule, Weighted
 from searchspaces.yolo import bits
 
-Table = dict[str, dict[str, float]]
 _VECTORS = 50  # of the Hessian's estimate: single layers are known to a few percent
 
 
@@ -76,14 +76,20 @@ MEASURES: Mapping[str, Callable[[GraphModule, Sequence[str], Sequence[str], Sequ
 
 def self_distance(model: GraphModule, batches: Sequence[Tensor], classes: int) -> Callable[[], Tensor]:
     """The mean distance, over the batches, of the model's head maps from those that it has now."""
+    before = head_maps(model, batches)
+    return lambda: head_distance(model, batches, before, classes)
+
+
+@torch.no_grad()
+def head_maps(model: GraphModule, batches: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The head's raw maps of each batch."""
     model.eval()
-    with torch.no_grad():
-        before = [model(images) for images in batches]
+    return [model(images) for images in batches]
 
-    def loss() -> Tensor:
-        return torch.stack([distillation_loss(model(images), maps, classes) for images, maps in zip(batches, before)]).mean()
 
-    return loss
+def head_distance(model: GraphModule, batches: Sequence[Tensor], maps: Sequence[list[Tensor]], classes: int) -> Tensor:
+    """The mean distance, over the batches, of the model's head maps from `maps`."""
+    return torch.stack([distillation_loss(model(images), wanted, classes) for images, wanted in zip(batches, maps)]).mean()
 
 
 def layer_of(model: GraphModule, name: str) -> Weighted:
