@@ -111,6 +111,25 @@ def train_genes(
     return {"model": str(out), **_scores(history), **said}
 
 
+def train_onward(
+    model: Path, out: Path, data: str, epochs: int, accelerator: str, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """A float model from its own weights, at the rate of a fine-tuning, such as one whose activations were chosen."""
+    from nas.finalist import Recipe, train_float
+    from nas.model import save
+
+    trained, dataset = float_detector(model, data)
+    settings = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed).for_qat(trained.size, dataset)
+    folder = out.parent / STEP_FOLDER.format(name=out.name)
+    with progress.task("train", epochs) as task:
+        result, history = train_float(
+            trained.graph, dataset, settings, folder, lambda stage, record: task.advance(1), lambda random: trained.weights
+        )
+    save(result, out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"model": str(out), **_scores(history)}
+
+
 def import_file(file: Path, out: Path, classes: str, strides: str, bins: int, mean: str, std: str) -> dict[str, Any]:
     """A .pt2 file as a float model; lists come as text with commas."""
     from nas.importer import Decode
@@ -144,20 +163,13 @@ def quantize_model(
     accelerator: str, seed: int, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Bits of the genes, of one `precision` for all layers, or chosen for each layer within `limits` of 'latency_ms' and 'size_mb'."""
-    from nas.data import load as load_data
     from nas.finalist import Recipe, train_quantized
-    from nas.model import load, save
+    from nas.model import save
     from nas.quant import at_precision
 
     if precision and limits:
         raise StepError("--precision gives every layer its bits; leave it out where a target is to choose them")
-    trained, dataset = load(model), load_data(data)
-    if trained.stage != "float":
-        raise StepError(f"{model} is quantized already; quantize the float model that it came from")
-    if not trained.graph.of("dfl_decode") or trained.graph.of("input")[0].shape[1] != trained.size:
-        raise StepError(f"{model} takes {trained.graph.of('input')[0].shape} images; square detectors are trained (import: --strides)")
-    if trained.classes != dataset.classes:
-        raise StepError(f"{model} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
+    trained, dataset = float_detector(model, data)
     chosen: dict[str, Any] = {}
     if precision:
         trained = replace(trained, graph=at_precision(trained.graph, precision))
@@ -172,6 +184,21 @@ def quantize_model(
     save(result, out)
     shutil.rmtree(folder, ignore_errors=True)
     return {"model": str(out), **_scores(history), **chosen}
+
+
+def float_detector(path: Path, data: str) -> tuple[Model, Dataset]:
+    """A trained float model and the data set of its classes; raises StepError for anything else."""
+    from nas.data import load as load_data
+    from nas.model import load
+
+    trained, dataset = load(path), load_data(data)
+    if trained.stage != "float":
+        raise StepError(f"{path} is quantized already; take the float model that it came from")
+    if not trained.graph.of("dfl_decode") or trained.graph.of("input")[0].shape[1] != trained.size:
+        raise StepError(f"{path} takes {trained.graph.of('input')[0].shape} images; square detectors are trained (import: --strides)")
+    if trained.classes != dataset.classes:
+        raise StepError(f"{path} knows the classes {', '.join(trained.classes)}; {data} has {', '.join(dataset.classes)}")
+    return trained, dataset
 
 
 def with_chosen_bits(

@@ -34,6 +34,8 @@ def edgenas(*arguments, **kwargs):
         (["verify", "{tmp}/text.edge"], "text.edge"),
         (["compile", "{tmp}/text.edge", "--out", "{tmp}/x.edge"], "text.edge"),
         (["train", "{tmp}/text.edge", "--out", "{tmp}/x.safetensors"], "not JSON"),
+        (["train", "{tmp}/none.safetensors", "--out", "{tmp}/x.safetensors"], "no model"),
+        (["activations", "{tmp}/none.safetensors", "--out", "{tmp}/x.safetensors", "--target-latency", "4MB"], "ms"),
         (["devices", "show", "toaster"], "toaster"),
         (["data", "check", "{tmp}/nothing"], "nothing"),
         (["study", "generalization", "--out", "{tmp}/r", "--bits", "fp,3"], "bit-widths: fp, 8, 4, 2, 1"),

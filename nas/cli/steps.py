@@ -18,7 +18,7 @@ SshConfig = Annotated[Path | None, typer.Option(help="An ssh_config file instead
 
 @app.command()
 def train(
-    genes: Annotated[Path, typer.Argument(help="JSON file of genes; missing ones take their first option.")],
+    genes: Annotated[Path, typer.Argument(help="JSON file of genes; missing ones take their first option. Or a float model to train on.")],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     data: Data = "digits",
     space: Annotated[str, typer.Option(help="The search space of the genes.")] = "yolo",
@@ -33,8 +33,13 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train one network in float, from scratch or from somebody's weights; an interrupted training goes on."""
-    from nas.steps import train_genes
+    from nas.steps import train_genes, train_onward
 
+    if genes.suffix == ".safetensors":
+        if start is not None or teacher is not None:
+            raise typer.BadParameter("a model is trained on from its own weights, without a teacher; leave --start and --teacher out")
+        show(train_onward(genes, out, data, epochs, accelerator, seed, progress()), json_)
+        return
     found = train_genes(
         genes, out, data, space, start, epochs, accelerator, seed, progress(), teacher=teacher, patience=patience, repeat_rare=repeat_rare
     )
@@ -64,6 +69,32 @@ def quantize(
     limits = {"latency_ms": parse_quantity(target_latency, "latency")} if target_latency else {}
     limits |= {"size_mb": parse_quantity(target_size, "size")} if target_size else {}
     show(quantize_model(model, out, data, precision, limits, device, sensitivity, epochs, accelerator, seed, progress()), json_)
+
+
+@app.command()
+def activations(
+    model: Annotated[Path, typer.Argument(help="A float model (.safetensors) of `edgenas train`.")],
+    out: Annotated[Path, typer.Option(help="Model file to write (.safetensors): float, to be trained on with `train` and `quantize`.")],
+    target_latency: Annotated[str, typer.Option(help="Of the whole compiled net, with its unit: 4ms.")],
+    data: Data = "digits",
+    device: Annotated[str, typer.Option(help="Device on which the latency is meant.")] = "local",
+    candidates: Annotated[str, typer.Option(help="With commas between them; default: relu,relu6,leaky_relu,hardswish,silu.")] = "",
+    precision: Annotated[str, typer.Option(help="Bits at which it will run: w8a8, w2a2 ...; default: the genes' own.")] = "",
+    per: Annotated[str, typer.Option(help="One choice a layer, or one a part of the net (stem, stage1, ..).")] = "layer",
+    sensitivity: Annotated[str, typer.Option(help="What tells which sites mind: loss (of the trained net) or nwot.")] = "loss",
+    check: Annotated[int, typer.Option(help="Random mixes that are measured too, to see how well the sites' costs add up.")] = 0,
+    seed: Seed = 0,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Choose the activation of each layer within a latency, by what each costs on the device and what the net minds."""
+    from nas.activations import mix_file
+    from nas.objectives import parse_quantity
+    from searchspaces.yolo import ACTS
+
+    limit = parse_quantity(target_latency, "latency")
+    names = dict.fromkeys(name.strip() for name in candidates.split(",") if name.strip())
+    show(mix_file(model, out, data, limit, device, tuple(names) or ACTS, precision, per, sensitivity, check, seed, progress()), json_)
 
 
 @app.command("import")

@@ -18,7 +18,7 @@ from nas.runtime.plan import Plan
 from searchspaces import Builder, Graph, Weights, yolobench
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg, sppf
 from searchspaces.heads import yolov8_head
-from searchspaces.ops import WEIGHTED
+from searchspaces.ops import ACTIVATION_BITS, ACTIVATIONS, WEIGHTED
 from searchspaces.quantizers import quantized
 from searchspaces.rewrite import merge_rep
 from searchspaces.yolo import ACTS, PRECISIONS, bits
@@ -117,6 +117,19 @@ def test_every_precision_computes_what_its_graph_means(weights_of, precision, ac
     kinds = {i.requant.kind for i in plan.instructions if i.op == "conv2d" and i.requant}
     low = bits(precision)[1] <= 2
     assert ("table" in kinds) == (act == "silu") and "float" in kinds and ("threshold" in kinds) == low
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("width", ACTIVATION_BITS)
+def test_every_activation_computes_what_its_graph_means_at_every_width(weights_of, width, act):
+    """Behind a conv, behind a sum, and alone, where another reader keeps it from being fused."""
+    g = Builder()
+    with g.precision(width, width):
+        x = conv_bn_act(g, g.input(3, 8, 8), 6, 3, stride=1, act=act)
+        y = g.activation(g.add(x, conv_bn_act(g, x, 6, act=act)), act)
+        z = g.activation(y, act)
+        graph = quantized(g.graph(g.conv2d(g.concat(y, z), 4, bias=True)))
+    check(graph, weights_of(graph), photo(size=8))
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))
