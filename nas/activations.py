@@ -1,7 +1,7 @@
 """Mixed activation functions: which activation at which site of a trained net, within a latency (ActNAS, arXiv:2410.10887).
 
-Every site takes every candidate, one at a time.  What that does is told by two measures: how far the trained net's head maps move, and the
-change of NWOT at start weights, which the paper goes by.  What it costs is taken from compiled nets of one activation each, operator by
+Every site takes every candidate, one at a time.  What that does is told by two measures: how far the trained net's head maps move, and
+the change of NWOT at start weights, which the paper goes by.  What it costs is taken from compiled nets of one activation each, operator by
 operator (nas.quant.costs).  An exact integer program chooses, and the whole is measured.  How well costs add up is a result of its own.
 """
 
@@ -215,9 +215,8 @@ def mix_file(
                         range(seed, seed + SEEDS), lambda: task.advance(1))  # fmt: skip
     costs = latency_costs(nets, operators(graph, places), trained.weights, images, board)
     mix = choose(graph, trained.weights, places, scores.minds(measure), costs, images, board, limit_ms)
-    was, before_ms = kinds_of(graph, places), latency(graph, trained.weights, images, board)[0]
-    result: dict[str, Any] = {"model": str(out), **mix.costs, "before_ms": before_ms, "predicted_ms": total(costs, mix.kinds),
-                              "nwot_floor": scores.floor}  # fmt: skip
+    result: dict[str, Any] = {"model": str(out), **mix.costs, "predicted_ms": total(costs, mix.kinds),
+                              "before_ms": latency(graph, trained.weights, images, board)[0], "nwot_floor": scores.floor}  # fmt: skip
     if check:
         with progress.task("check", check) as task:
             sums = additivity(graph, trained.weights, places, costs, images, board, check, seed, lambda: task.advance(1))
@@ -225,9 +224,14 @@ def mix_file(
     save(replace(trained, graph=replaced(trained.graph, places, mix.kinds)), out)
     everywhere = [{"activation": kind, "latency_ms": total(costs, dict.fromkeys(places, kind)), "ram_kib": ram_kib(net)}
                   for kind, net in nets.items()]  # fmt: skip
-    rows = [
-        {"site": site, "before": was[site], "activation": kind, "gain_ms": costs[site][was[site]] - costs[site][kind]
-         if was[site] in nets else None, "loss": scores.loss[site][kind], "nwot": scores.nwot[site][kind], "noise": scores.noise[site][kind]}
-        for site, kind in mix.kinds.items()
+    return {**result, "everywhere": everywhere, "sites": _rows(kinds_of(graph, places), mix.kinds, costs, scores)}
+
+
+def _rows(was: Mapping[str, str], kinds: Mapping[str, str], costs: Table, scores: Scores) -> list[dict[str, Any]]:
+    """What was chosen at each site; no gain where what was there is no candidate."""
+    return [
+        {"site": site, "before": was[site], "activation": kind,
+         "gain_ms": costs[site][was[site]] - costs[site][kind] if was[site] in costs[site] else None,
+         "loss": scores.loss[site][kind], "nwot": scores.nwot[site][kind], "noise": scores.noise[site][kind]}
+        for site, kind in kinds.items()
     ]  # fmt: skip
-    return {**result, "everywhere": everywhere, "sites": rows}

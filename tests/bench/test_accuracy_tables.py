@@ -61,4 +61,4 @@ def test_the_table_of_activations_trains_what_it_chose_beside_a_random_mix_as_fa
     assert nets["random"]["kinds"] != nets["mix"]["kinds"]
     assert abs(nets["random"]["ms"] - nets["mix"]["ms"]) < 0.1 * (nets["silu"]["ms"] - nets["relu"]["ms"])
     assert 0 <= cells["mix-w2a2-s0"]["map"] <= 1
-    assert "14 changes" not in found.text() and f"{len(nets['mix']['kinds'])} changes of one part" in found.text()
+    assert f"{len(nets['mix']['kinds'])} changes of one part" in found.text()

@@ -39,7 +39,8 @@ def test_a_model_takes_the_activations_that_fit_and_trains_on_with_them(squares,
 
     def mix(limit: float, **other):
         asked = {"candidates": ("relu", "silu"), "precision": "w4a4", "per": "part", "measure": "loss", "check": 4, "seed": 0, **other}
-        return mix_file(tmp_path / "float.safetensors", tmp_path / "mix.safetensors", str(squares), limit, "planted", progress=Silent(), **asked)
+        files = (tmp_path / "float.safetensors", tmp_path / "mix.safetensors")
+        return mix_file(*files, str(squares), limit, "planted", progress=Silent(), **asked)
 
     everywhere = {row["activation"]: row["latency_ms"] for row in mix(1e6)["everywhere"]}
     assert {row["activation"] for row in mix(1e6, measure="nwot", check=0)["sites"]} <= set(ACTIVATIONS)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.device import LOCAL
-from nas.activations import MEASURES, SEEDS, Scores, additivity, choose, operators, replaced, scored, sites, total
+from nas.activations import SEEDS, Scores, additivity, choose, operators, replaced, scored, sites, total
 from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs, known
 from nas.bench.accuracy.models import float_cell, float_model, judged, network, recipe
 from nas.bench.accuracy.ranks import spearman
@@ -145,27 +145,28 @@ class _At:
         return latency(replaced(self.model.graph, self.places, kinds), self.model.weights, self.images, self.device)[0]
 
 
-def text(known: Mapping[str, Figures]) -> str:
+def text(done: Mapping[str, Figures]) -> str:
     lines = ["activations   chosen for each part of a net trained with SiLU; every net trained on equally long"]
     for precision in AT:
-        lines += _latencies(known, precision) + _accuracies(known, precision)
-    return "\n".join(lines + _validity(known))
+        lines += _latencies(done, precision) + _accuracies(done, precision)
+    return "\n".join(lines + _validity(done))
 
 
-def _latencies(known: Mapping[str, Figures], precision: str) -> list[str]:
-    found = known.get(f"costs-{precision}")
+def _latencies(done: Mapping[str, Figures], precision: str) -> list[str]:
+    found = done.get(f"costs-{precision}")
     if found is None:
         return []
     everywhere = ", ".join(f"{kind} {total(found['costs'], dict.fromkeys(found['costs'], kind)):.3f}" for kind in ACTS)
+    spread = f"{min(found['measured']):.3f} to {max(found['measured']):.3f} ms"
     return [f"{precision}   ms with one activation everywhere: {everywhere}",
-            f"       {CHECKED} random mixes, predicted from the parts and measured: R2 {found['r2']:.3f}, mean error {found['mape']:.1f} %, "
-            f"measured {min(found['measured']):.3f} to {max(found['measured']):.3f} ms"]  # fmt: skip
+            f"       {CHECKED} random mixes of {spread}, predicted from their parts: R2 {found['r2']:.3f}, "
+            f"mean error {found['mape']:.1f} %"]  # fmt: skip
 
 
-def _accuracies(known: Mapping[str, Figures], precision: str) -> list[str]:
+def _accuracies(done: Mapping[str, Figures], precision: str) -> list[str]:
     rows = []
     for net in NETS:
-        cells = [cell for key, cell in known.items() if key.startswith(f"{net}-{precision}-s")]
+        cells = [cell for key, cell in done.items() if key.startswith(f"{net}-{precision}-s")]
         if cells:
             ms = float(np.mean([cell["ms"] for cell in cells]))
             scores = [_spread([cell[name] for cell in cells]) for name in ("map50", "map")]
@@ -177,38 +178,28 @@ def _spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _validity(known: Mapping[str, Figures]) -> list[str]:
+def _validity(done: Mapping[str, Figures]) -> list[str]:
     """Of what each measure says of one changed part, with what training makes of it."""
-    said: dict[str, list[float]] = {measure: [] for measure in MEASURES}
-    gains: dict[str, list[float]] = {"loss": [], "map": []}
-    seeds: list[str] = []
-    noise, floors = [], []
-    for key, scores in known.items():
-        seed = key.removeprefix("scores-s")
-        plain = known.get(f"none-{USUAL}-s{seed}")
-        if seed == key or plain is None:
-            continue
-        floors.append(scores["floor"])
-        for part, row in scores["loss"].items():
-            for kind in row:
-                cell = known.get(f"{part}-{kind}-s{seed}")
-                if cell is None:
-                    continue
-                said["loss"].append(-scores["loss"][part][kind])
-                said["nwot"].append(scores["nwot"][part][kind])
-                noise.append(scores["noise"][part][kind])
-                gains["loss"].append(plain["loss"] - cell["loss"])
-                gains["map"].append(cell["map"] - plain["map"])
-                seeds.append(seed)
-    if len(seeds) < 2:
+    changes = [(seed, scores, part, kind, done[f"{part}-{kind}-s{seed}"])
+               for seed, scores in ((key.removeprefix("scores-s"), cell) for key, cell in done.items() if key.startswith("scores-"))
+               for part, row in scores["loss"].items() for kind in row
+               if f"{part}-{kind}-s{seed}" in done and f"none-{USUAL}-s{seed}" in done]  # fmt: skip
+    if len(changes) < 2:
         return []
-    lines = [f"{len(seeds)} changes of one part, trained: mAP {min(gains['map']):+.3f} to {max(gains['map']):+.3f}; Spearman with that gain"]
+    plain = {seed: done[f"none-{USUAL}-s{seed}"] for seed, *_ in changes}
+    gains = {"mAP": [cell["map"] - plain[seed]["map"] for seed, _, _, _, cell in changes],
+             "loss": [plain[seed]["loss"] - cell["loss"] for seed, _, _, _, cell in changes]}  # fmt: skip
+    said = {"nwot": [scores["nwot"][part][kind] for _, scores, part, kind, _ in changes],
+            "loss": [-scores["loss"][part][kind] for _, scores, part, kind, _ in changes]}  # fmt: skip
+    noise = float(np.mean([scores["noise"][part][kind] for _, scores, part, kind, _ in changes]))
+    floor = float(np.mean([scores["floor"] for _, scores, *_ in changes]))
+    lines = [f"{len(changes)} changes of one part, trained: mAP {min(gains['mAP']):+.3f} to {max(gains['mAP']):+.3f}; Spearman with what "
+             "that gained"]  # fmt: skip
     for measure, values in said.items():
-        rhos = ", ".join(f"of {'mAP' if name == 'map' else name} {spearman(values, gain, seeds).text()}" for name, gain in gains.items())
-        lines.append(f"       {measure:<9}{rhos}")
-    lines.append(f"       change of NWOT {min(said['nwot']):+.2f} to {max(said['nwot']):+.2f}, its standard error {np.mean(noise):.2f}; over seeds "
-                 f"the unchanged net's NWOT varies by {np.mean(floors):.2f}")  # fmt: skip
-    return lines
+        rhos = [f"{name} {spearman(values, gain, [seed for seed, *_ in changes]).text()}" for name, gain in gains.items()]
+        lines.append(f"       {measure:<9}{', '.join(rhos)}")
+    nwot = f"change of NWOT {min(said['nwot']):+.2f} to {max(said['nwot']):+.2f} with a standard error of {noise:.2f}"
+    return [*lines, f"       {nwot}; the unchanged net's varies by {floor:.2f} over seeds"]
 
 
 ACTIVATIONS = Table("activations", "mixed activations: what they gain, whether costs add up, whether the proxies know", cells, text)

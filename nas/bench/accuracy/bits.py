@@ -82,7 +82,7 @@ def setting(graph: Graph, mean_bits: float, rng: np.random.Generator) -> dict[st
     time wherever that leads nearer."""
     weights = _weights(graph)
     wanted = mean_bits * sum(weights.values())
-    chosen = drawn({name: OFFERED for name in weights}, rng)
+    chosen = drawn(dict.fromkeys(weights, OFFERED), rng)
 
     def off(candidate: Mapping[str, str]) -> float:
         return abs(sum(bits(precision)[0] * weights[name] for name, precision in candidate.items()) - wanted)
