@@ -134,7 +134,8 @@ def scored(
     bare = floated(graph)
     maps, before = head_maps(to_torch(bare, weights), images), _nwot(bare, probe, seeds)
 
-    def effect(kind: str, site: str) -> tuple[float, float, float]:
+    def effect(site: str, kind: str) -> tuple[float, float, float]:
+        tick()
         other = replaced(bare, places, {site: kind})
         if other == bare:
             return 0.0, 0.0, 0.0
@@ -143,11 +144,8 @@ def scored(
         changes = _nwot(other, probe, seeds) - before
         return moved, float(changes.mean()), _spread(changes) / len(changes) ** 0.5
 
-    losses, means, noises = ({site: {} for site in places} for _ in range(3))
-    for site in places:
-        for kind in candidates:
-            losses[site][kind], means[site][kind], noises[site][kind] = effect(kind, site)
-            tick()
+    effects = {site: {kind: effect(site, kind) for kind in candidates} for site in places}
+    losses, means, noises = [{site: {kind: values[k] for kind, values in row.items()} for site, row in effects.items()} for k in range(3)]
     return Scores(losses, means, noises, _spread(before))
 
 
