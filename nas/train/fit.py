@@ -36,11 +36,13 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     groups: ParamGroups | None = None,
     measure: Measure | None = None,
+    until: int | None = None,
 ) -> History:
     """Train in place; the model ends on the CPU with the averaged weights, in eval mode.
 
     With `out`, the run is kept in out/checkpoint.safetensors after each epoch and goes on from there: a run that was killed and called
     again with the same arguments ends with the same bits on the same machine and thread count, and a finished one returns at once.
+    `until` stops after so many epochs, in the middle of the schedule; a later call goes on there and ends with the same bits.
     `teacher` returns raw maps of the model's shapes. `groups` replaces the default AdamW groups (see optim.param_groups).
     `measure` is asked after each epoch what it finds of the moving average in eval mode; its answers are kept in the history.
     Fake-quantizers need nothing special: their steps are parameters named ...scale or ...zero_point and are not decayed.
@@ -52,7 +54,7 @@ def fit(
     path = out / CHECKPOINT if out is not None else None
     if path is not None and path.exists():
         run.restore(path)
-    while not run.finished:
+    while not run.finished and (until is None or len(run.history.epochs) < until):
         record = run.epoch()
         if path is not None:
             run.save(path)

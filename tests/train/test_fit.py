@@ -87,6 +87,15 @@ def test_fit_killed_in_the_middle_and_called_again_ends_with_the_same_bits(digit
     assert timeless[0] == timeless[1]
 
 
+def test_a_training_that_stops_in_the_middle_of_its_schedule_goes_on_to_the_same_bits(digits, tiny, tmp_path):
+    whole, parts = tiny(), tiny()
+    fit(whole, digits, SHORT)
+    assert len(fit(parts, digits, SHORT, out=tmp_path, until=2).epochs) == 2
+    parts = tiny()
+    assert [record.epoch for record in fit(parts, digits, SHORT, out=tmp_path).epochs] == [1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+
+
 def test_a_finished_run_returns_its_history_and_weights_without_training(digits, tiny, tmp_path):
     first, second = tiny(), tiny()
     history = fit(first, digits, SHORT, out=tmp_path / "run")
