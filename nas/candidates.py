@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from hwmodels.flash import flash_bytes
 from hwmodels.memory import arena
 from hwmodels.workload import workload
 from nas.objectives import Evaluation, Objective, limited
+from nas.study import Trial
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
 from searchspaces.yolo import PARTS, STAGES, bits
@@ -34,6 +35,7 @@ COLUMNS = (
     Objective("quant_noise", "dB", "max", "expensive", optimized=False),
     Objective("score_seconds", "s", "min", "expensive", optimized=False, deterministic=False),
 )
+ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 # Of the noise at the outputs of a network of one bit-width throughout, what each part adds: later layers average earlier noise away.
 # Taken by hand from quant_noise of three networks (W2A2 throughout, with 8-bit neck, with 8-bit neck and head).
 _SHARE_OF_NOISE = {"head": 0.3, "neck": 0.6} | {f"stage{stage}": 0.025 for stage in STAGES}
@@ -122,3 +124,14 @@ class Promise:
 def evaluation(device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0) -> Evaluation:
     """Objectives, limits and the functions behind them; picklable, so that worker processes can take it."""
     return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(seen, classes, proxy, seed))
+
+
+def ranked(candidates: Sequence[Trial]) -> Iterator[Trial]:
+    """Candidates for finalists: by score, those first whose predicted latency tells them apart; then the rest, by score."""
+    by_score = sorted(candidates, key=lambda trial: (-trial["score"], trial.number))
+    first: list[Trial] = []
+    for trial in by_score:
+        if all(abs(trial["latency_ms"] / other["latency_ms"] - 1) > ALIKE for other in first):
+            first.append(trial)
+    yield from first
+    yield from (trial for trial in by_score if trial not in first)

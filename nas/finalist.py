@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -14,13 +16,14 @@ from nas.compiler import save as save_artifact
 from nas.data import Dataset, Sample, settings_for, val_batches
 from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limits_met, measure
 from nas.model import Model, load, save, write_whole
+from nas.objectives import Objective, describe_misses
 from nas.quant import QatSettings, fake_quantized, quantize, reestimate_norms, rungs, without_steps
 from nas.runtime import Executor
 from nas.runtime.executor import isa
 from nas.train import Detections, EpochRecord, History, Metrics, TrainSettings, evaluate, fit, set_head_prior
 from predictors import Estimate
 from searchspaces import SPACES, Arch, Graph, Weights
-from searchspaces.module import to_torch
+from searchspaces.module import GraphModule, to_torch
 from searchspaces.quantizers import floated, quantized
 from searchspaces.rewrite import is_float, merge_rep
 
@@ -67,6 +70,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return max(1, round(self.epochs * self.qat_share))
 
 
+class Finalist(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was taken further.  `verified` is None where it was given up before, for the reason in `failed`."""
+
+    trial: int
+    genes: dict[str, Any]
+    predicted: dict[str, float]
+    verified: Verification | None = None
+    failed: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.verified is not None and self.verified.met
+
+
 def calibration_batches(dataset: Dataset, size: int, batches: int, batch: int = 16) -> Iterator[torch.Tensor]:
     """Letterboxed training images (N, 3, size, size) in 0..1, the first of the split."""
     for found in val_batches(dataset.train[: batches * batch], size, batch):
@@ -86,14 +103,29 @@ def train_float(
 
     From scratch, or from what `start` makes of random weights (a file's arrays in their places); `teacher` returns maps of its shapes.
     """
+    net, history = train_net(graph, dataset, settings, folder, note, start, teacher)
+    merged, weights = merge_rep(graph, net.weights())
+    return Model(merged, weights, dataset.classes, "float"), history
+
+
+def train_net(
+    graph: Graph,
+    dataset: Dataset,
+    settings: TrainSettings,
+    folder: Path,
+    note: Note,
+    start: Start | None = None,
+    teacher: torch.nn.Module | None = None,
+    until: int | None = None,
+) -> tuple[GraphModule, History]:
+    """The same before rep branches are merged; `until` stops after so many epochs, from where the next call goes on."""
     torch.manual_seed(settings.seed)
     net = to_torch(floated(graph))
     set_head_prior(net, len(dataset.classes), settings.size)
     if start is not None:
         net.load(start(net.weights()))
-    history = fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("float", record))
-    merged, weights = merge_rep(graph, net.weights())
-    return Model(merged, weights, dataset.classes, "float"), history
+    history = fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("float", record), until=until)
+    return net, history
 
 
 def train_quantized(
@@ -152,6 +184,15 @@ def compile_model(model: Model, path: Path, provenance: Mapping[str, object]) ->
     save_artifact(compile_plan(graph, model.weights, classes=model.classes, provenance=dict(provenance)), path)
 
 
+def export_for_runtime(folder: Path) -> None:
+    """model.onnx beside the artifact, for a device whose runtime is not ours: quantized where the finalist is."""
+    from nas.compiler.onnx import export
+
+    quantized = folder / "quantized.safetensors"
+    model = load(quantized if quantized.exists() else folder / "float.safetensors")
+    export(model.graph, model.weights, folder / "model.onnx", classes=model.classes, quantized=quantized.exists())
+
+
 def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
     """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
     graph = SPACES[arch.space].build(arch, len(dataset.classes))
@@ -160,6 +201,19 @@ def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
     net = fake_quantized(graph, weights, calibration_batches(dataset, int(arch["resolution"]), 1, 4))
     compile_model(Model(graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
     return costs_of(measure(path))
+
+
+def misses_untrained(arch: Arch, dataset: Dataset, folder: Path, objectives: Sequence[Objective]) -> str:
+    """What the untrained candidate misses when it is compiled and measured, once; '' where it fits."""
+    note = folder / "untrained.json"
+    if note.exists():
+        measured = json.loads(note.read_text())
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        measured = trial_run(arch, dataset, folder / "untrained.edge")
+        (folder / "untrained.edge").unlink()
+        write_whole(note, json.dumps(measured).encode())
+    return describe_misses(measured, objectives)
 
 
 def verify(

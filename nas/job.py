@@ -6,8 +6,6 @@ finished step; resume goes on from whatever is there.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +18,15 @@ import torch
 from hwmodels.device import Device
 from hwmodels.limits import priced
 from nas import pareto
-from nas.candidates import COLUMNS, Promise, evaluation
+from nas.candidates import COLUMNS, Promise, evaluation, ranked
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
 from nas.deploy.verify import Verification
-from nas.finalist import Recipe, develop, trial_run, verify
+from nas.finalist import Finalist, Recipe, develop, export_for_runtime, misses_untrained, verify
+from nas.halving import Promotion, Standing, climb, promotions, standings
 from nas.model import write_whole
-from nas.objectives import describe_misses, limited, violations
+from nas.objectives import limited, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
 from nas.scoring import probe_of
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = "digits"  # the data set that is no path
 TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
-ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 
 
 class JobError(ValueError):
@@ -55,7 +53,11 @@ class NothingFits(JobError):
 
 
 class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `edgenas search` was asked for, resolved; limits in the units that close their names."""
+    """What `edgenas search` was asked for, resolved; limits in the units that close their names.
+
+    halving: candidates that are trained for a few epochs, of which the better ones go on until `finalists` remain; 0 trains finalists
+    alone.
+    """
 
     data: str
     device: str = "local"
@@ -63,25 +65,12 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     strategy: str = "surrogate"
     budget: int = 500
     finalists: int = 3
+    halving: int = 0
     limits: dict[str, float] = {}
     proxy: str = ""
     workers: int = 1
     seed: int = 0
     recipe: Recipe = Recipe()
-
-
-class Finalist(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that was taken further.  `verified` is None where it was given up before, for the reason in `failed`."""
-
-    trial: int
-    genes: dict[str, Any]
-    predicted: dict[str, float]
-    verified: Verification | None = None
-    failed: str = ""
-
-    @property
-    def met(self) -> bool:
-        return self.verified is not None and self.verified.met
 
 
 @dataclass(frozen=True)
@@ -121,9 +110,14 @@ class Run:
             return study.provenance
 
     @property
+    def within(self) -> list[Trial]:
+        """The scored trials that meet every limit, as predicted."""
+        return [trial for trial in self.trials if trial.state == "ok" and not violations(trial.columns, self.objectives)]
+
+    @property
     def front(self) -> list[Trial]:
-        """Undominated in score and latency among the trials within every limit, fastest first."""
-        within = [trial for trial in self.trials if trial.state == "ok" and not violations(trial.columns, self.objectives)]
+        """Undominated in the objectives among the trials within every limit, fastest first."""
+        within = self.within
         if not within:
             return []
         wanted = [o for o in self.objectives if o.optimized]
@@ -140,6 +134,18 @@ class Run:
             stages = study.stages()
         found = [msgspec.convert(payload, Finalist) for name, payload in stages.items() if name.startswith("finalist:")]
         return sorted(found, key=lambda f: (not f.met, -(f.verified.map50 if f.verified else -1.0)))
+
+    @property
+    def standings(self) -> list[Standing]:
+        """What candidates reached at each rung: by rung, in the order of entry."""
+        with Study.open(self.path / "study.db") as study:
+            return standings(study)
+
+    @property
+    def promotions(self) -> list[Promotion]:
+        """Who went on from each rung that was finished, and what was expected of whom."""
+        with Study.open(self.path / "study.db") as study:
+            return promotions(study)
 
     @property
     def calibration(self) -> Recalibration | None:
@@ -212,6 +218,8 @@ def _check(settings: SearchSettings) -> None:
     for name in ("budget", "finalists", "workers"):
         if getattr(settings, name) < 1:
             raise JobError(f"--{name} {getattr(settings, name)}: one at least")
+    if settings.halving and settings.halving <= settings.finalists:
+        raise JobError(f"--halving {settings.halving}: more candidates than --finalists {settings.finalists}, or 0 for none")
     if settings.recipe.epochs < 2:
         raise JobError(f"--epochs {settings.recipe.epochs}: two at least, one float and one quantized")
     if settings.proxy:
@@ -255,39 +263,39 @@ def _search(run: Run, study: Study, progress: Progress) -> None:
     torch.set_num_threads(threads)
 
 
-def ranked(candidates: Sequence[Trial]) -> Iterator[Trial]:
-    """Candidates for finalists: by score, those first whose predicted latency tells them apart; then the rest, by score."""
-    by_score = sorted(candidates, key=lambda trial: (-trial["score"], trial.number))
-    first: list[Trial] = []
-    for trial in by_score:
-        if all(abs(trial["latency_ms"] / other["latency_ms"] - 1) > ALIKE for other in first):
-            first.append(trial)
-    yield from first
-    yield from (trial for trial in by_score if trial not in first)
-
-
 def _finalists(run: Run, study: Study, progress: Progress) -> None:
-    """Take candidates from the front in rank order until enough of them are verified within the limits."""
+    """Take candidates in rank order until enough of them are verified within the limits."""
     settings = run.settings
+    candidates = list(ranked(run.front))
+    if settings.halving:
+        candidates = climb(run, study, lambda trial: not _passed_over(run, study, trial, progress), progress)
     done = {f.trial: f for f in run.finalists}
-    tries = TRIES_PER_FINALIST * settings.finalists
     good = 0
-    for trial in list(ranked(run.front))[:tries]:
+    for trial in candidates[: TRIES_PER_FINALIST * settings.finalists]:
         if good >= settings.finalists:
             return
-        finalist = done.get(trial.number)
-        if finalist is None:
-            finalist = _finalist(run, trial, progress)
-            study.finish_stage(f"finalist:{trial.number:05d}", msgspec.to_builtins(finalist))
+        finalist = done.get(trial.number) or _passed_over(run, study, trial, progress) or _finalist(run, study, trial, progress)
         good += finalist.met
 
 
-def _finalist(run: Run, trial: Trial, progress: Progress) -> Finalist:
+def _passed_over(run: Run, study: Study, trial: Trial, progress: Progress) -> Finalist | None:
+    """The candidate as a finalist that failed, where it misses a limit before it is trained."""
+    if not run.device.is_local:
+        return None
+    why = misses_untrained(trial.arch, run.data, run.folder(trial.number), run.objectives)
+    if not why:
+        return None
+    progress.say(f"trial {trial.number} is passed over: {why}")
+    return _noted(study, Finalist(trial=trial.number, genes=dict(trial.arch.genes), predicted=dict(trial.columns), failed=why))
+
+
+def _noted(study: Study, finalist: Finalist) -> Finalist:
+    study.finish_stage(f"finalist:{finalist.trial:05d}", msgspec.to_builtins(finalist))
+    return finalist
+
+
+def _finalist(run: Run, study: Study, trial: Trial, progress: Progress) -> Finalist:
     settings, folder = run.settings, run.folder(trial.number)
-    finalist = Finalist(trial=trial.number, genes=dict(trial.arch.genes), predicted=dict(trial.columns))
-    if run.device.is_local and (why := _misses_untrained(run, trial, folder)):
-        progress.say(f"trial {trial.number} is passed over: {why}")
-        return msgspec.structs.replace(finalist, failed=why)
     with progress.task(f"train {trial.number}", settings.recipe.epochs) as task:
         artifact = develop(
             trial.arch,
@@ -298,14 +306,16 @@ def _finalist(run: Run, trial: Trial, progress: Progress) -> Finalist:
             lambda stage, record: task.advance(1, f"{stage} {_score(record.map50)}"),
         )
     if run.device.networks is not None:
-        _for_runtime(folder)
+        export_for_runtime(folder)
     predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
     result = verify(artifact, run.data, limits=settings.limits, predicted=predicted, elsewhere=not run.device.is_local)
     progress.say(
         f"trial {trial.number}: mAP50 {result.map50:.3f}, {_latency(run.device, result.latency_ms, predicted)}, "
         f"{result.size_mb:.2f} MB" + ("" if result.met else f" - fails: {_failures(result)}")
     )
-    return msgspec.structs.replace(finalist, verified=result, failed="" if result.met else _failures(result))
+    failed = "" if result.met else _failures(result)
+    finalist = Finalist(trial=trial.number, genes=dict(trial.arch.genes), predicted=dict(trial.columns), verified=result, failed=failed)
+    return _noted(study, finalist)
 
 
 def _latency(device: Device, here_ms: float, predicted: Estimate) -> str:
@@ -314,31 +324,8 @@ def _latency(device: Device, here_ms: float, predicted: Estimate) -> str:
     return f"{predicted.mean_ms:.2f} ms predicted on {device.name} ({here_ms:.2f} ms here)"
 
 
-def _for_runtime(folder: Path) -> None:
-    """model.onnx beside the artifact, for a device whose runtime is not ours: quantized where the finalist is."""
-    from nas.compiler.onnx import export
-    from nas.model import load
-
-    quantized = folder / "quantized.safetensors"
-    model = load(quantized if quantized.exists() else folder / "float.safetensors")
-    export(model.graph, model.weights, folder / "model.onnx", classes=model.classes, quantized=quantized.exists())
-
-
 def _score(map50: float | None) -> str:
     return "" if map50 is None else f"mAP50 {map50:.3f}"
-
-
-def _misses_untrained(run: Run, trial: Trial, folder: Path) -> str:
-    """What the untrained candidate misses when it is compiled and measured; '' where it fits."""
-    note = folder / "untrained.json"
-    if note.exists():
-        measured = json.loads(note.read_text())
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        measured = trial_run(trial.arch, run.data, folder / "untrained.edge")
-        (folder / "untrained.edge").unlink()
-        write_whole(note, json.dumps(measured).encode())
-    return describe_misses(measured, run.objectives)
 
 
 def _failures(result: Verification) -> str:

@@ -26,6 +26,9 @@ def search(
     strategy: Annotated[str, typer.Option(help="surrogate, nsga2, evolution, local, screening, random, or nni:NAME.")] = "surrogate",
     budget: Annotated[int, typer.Option(help="Candidates that are scored.")] = 500,
     finalists: Annotated[int, typer.Option(help="Candidates that are trained, compiled and verified.")] = 3,
+    halving: Annotated[
+        int, typer.Option(help="Candidates that are trained for a few epochs first; a third goes on, until the finalists remain. 0: none.")
+    ] = 0,
     epochs: Epochs = 40,
     proxy: Annotated[str, typer.Option(help="A proxy in place of the accuracy score; see `edgenas proxies list`.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that score candidates; the trials do not depend on it.")] = 1,
@@ -54,6 +57,7 @@ def search(
         strategy=strategy,
         budget=budget,
         finalists=finalists,
+        halving=halving,
         limits=limits,
         proxy=proxy,
         workers=workers,
