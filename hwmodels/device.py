@@ -25,7 +25,8 @@ from hwmodels.workload import OpCost, Workload
 
 FOLDER = Path(__file__).parent / "devices"
 LOCAL = "local"  # the name of the device that is this machine, measured at first use
-_NUMBERS = ("cores", "clock_ghz", "dram_gb_s", "macs_per_cycle", "ram_kib", "arena_kib", "flash_kib", "slack")
+_NUMBERS = ("cores", "clock_ghz", "dram_gb_s", "macs_per_cycle", "ram_kib", "arena_kib", "flash_kib", "slack", "pj_per_mac",
+            "pj_per_byte")
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -34,6 +35,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     macs_per_cycle     per core and precision, multiply-accumulates
     dram_gb_s          1e9 bytes/s of the memory that holds weights and activations
     ram_kib, flash_kib of the board, 0 where no limit is known; arena_kib: the largest single region of RAM, where activations go
+    pj_per_mac, pj_per_byte   energy: picojoules per multiply-accumulate of each precision and per byte moved; absent where not measured
     slack              a run takes between 1 and `slack` times the roofline
     sources            where each number is from, by field name
     operators          fitted costs, in place of the roofline
@@ -54,6 +56,8 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     arena_kib: float = 0.0
     flash_kib: float = 0.0
     slack: float = 1.0
+    pj_per_mac: dict[str, float] = {}
+    pj_per_byte: float = 0.0
     sources: dict[str, str] = {}
     operators: OperatorTable | None = None
     errors: dict[str, float] = {}
@@ -66,6 +70,10 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def is_measured(self) -> bool:
         return self.operators is not None or self.networks is not None
+
+    @property
+    def prices_energy(self) -> bool:
+        return bool(self.pj_per_mac and self.pj_per_byte)
 
     @property
     def activations(self) -> tuple[str, ...]:

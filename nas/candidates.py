@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwmodels.device import Device
+from hwmodels.energy import energy_mj
 from hwmodels.flash import flash_bytes
 from hwmodels.memory import arena
 from hwmodels.workload import workload
-from nas.objectives import Evaluation, Objective, limited
+from nas.objectives import Evaluation, Objective, limited, optimized
 from nas.study import Trial
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
@@ -35,6 +36,8 @@ COLUMNS = (
     Objective("quant_noise", "dB", "max", "expensive", optimized=False),
     Objective("score_seconds", "s", "min", "expensive", optimized=False, deterministic=False),
 )
+ENERGY = Objective("energy_mj", "mJ")  # where it is asked for and the device prices it
+FRONT = ("latency_ms", "score")  # what is optimized where nothing else is asked for
 ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 # Of the noise at the outputs of a network of one bit-width throughout, what each part adds: later layers average earlier noise away.
 # Taken by hand from quant_noise of three networks (W2A2 throughout, with 8-bit neck, with 8-bit neck and head).
@@ -46,12 +49,19 @@ def deploy_form(arch: Arch, classes: int) -> Graph:
     return SPACES[arch.space].build(arch, classes, DeployBuilder())
 
 
+def columns(limits: Mapping[str, float], wanted: Sequence[str] = FRONT) -> tuple[Objective, ...]:
+    """Every column of a trial, with the limits set and the `wanted` ones optimized; raises ObjectiveError for names that are none."""
+    found = optimized((*COLUMNS[:-3], ENERGY, *COLUMNS[-3:]), wanted)
+    return limited([o for o in found if o.name != ENERGY.name or o.optimized], limits)
+
+
 @dataclass(frozen=True)
 class Costs:
     """Columns known from the graph alone; milliseconds of work a candidate."""
 
     device: Device
     classes: int
+    energy: bool = False
 
     def __call__(self, arch: Arch) -> Mapping[str, float]:
         graph = deploy_form(arch, self.classes)
@@ -67,6 +77,7 @@ class Costs:
             "size_mb": flash / 1e6,
             "macs_m": load.macs / 1e6,
             "params_m": load.params / 1e6,
+            **({ENERGY.name: energy_mj(load, self.device)} if self.energy else {}),
         }
 
 
@@ -121,9 +132,13 @@ class Promise:
         return float(np.clip(term * (1 - drop(-10 * np.log10(noise))), 1e-3, 1 - 1e-3))
 
 
-def evaluation(device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, proxy: str = "", seed: int = 0) -> Evaluation:
+def evaluation(
+    device: Device, classes: int, seen: Probe, limits: Mapping[str, float], *, wanted: Sequence[str] = FRONT, proxy: str = "", seed: int = 0
+) -> Evaluation:
     """Objectives, limits and the functions behind them; picklable, so that worker processes can take it."""
-    return Evaluation(limited(COLUMNS, limits), Costs(device, classes), Accuracy(seen, classes, proxy, seed))
+    objectives = columns(limits, wanted)
+    costs = Costs(device, classes, any(o.name == ENERGY.name for o in objectives))
+    return Evaluation(objectives, costs, Accuracy(seen, classes, proxy, seed))
 
 
 def ranked(candidates: Sequence[Trial]) -> Iterator[Trial]:

@@ -18,7 +18,7 @@ import torch
 from hwmodels.device import Device
 from hwmodels.limits import priced
 from nas import pareto
-from nas.candidates import COLUMNS, Promise, evaluation, ranked
+from nas.candidates import ENERGY, FRONT, Promise, columns, evaluation, ranked
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
@@ -26,7 +26,7 @@ from nas.deploy.verify import Verification
 from nas.finalist import Finalist, Recipe, develop, export_for_runtime, misses_untrained, verify
 from nas.halving import Promotion, Standing, climb, promotions, standings
 from nas.model import write_whole
-from nas.objectives import limited, violations
+from nas.objectives import Objective, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
 from nas.scoring import probe_of
@@ -57,6 +57,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     halving: candidates that are trained for a few epochs, of which the better ones go on until `finalists` remain; 0 trains finalists
     alone.
+    objectives: columns of which the front is made; the surrogate takes two, with more NSGA-II asks.
     """
 
     data: str
@@ -66,6 +67,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     budget: int = 500
     finalists: int = 3
     halving: int = 0
+    objectives: tuple[str, ...] = FRONT
     limits: dict[str, float] = {}
     proxy: str = ""
     workers: int = 1
@@ -125,8 +127,8 @@ class Run:
         return sorted((within[i] for i in kept), key=lambda trial: trial["latency_ms"])
 
     @property
-    def objectives(self) -> tuple[Any, ...]:
-        return limited(COLUMNS, self.settings.limits)
+    def objectives(self) -> tuple[Objective, ...]:
+        return columns(self.settings.limits, self.settings.objectives)
 
     @property
     def finalists(self) -> list[Finalist]:
@@ -192,10 +194,15 @@ def search(settings: SearchSettings, out: str | Path, progress: Progress | None 
     if (path / "run.json").exists():
         raise JobError(f"{path} holds a run already: edgenas resume {path} goes on with it; another --out starts a new one")
     _check(settings)
+    wanted = tuple(o.name for o in columns(settings.limits, settings.objectives) if o.optimized)
+    settings = msgspec.structs.replace(settings, objectives=wanted)
     if settings.data != EMBEDDED:  # a run is resumed from any folder
         settings = msgspec.structs.replace(settings, data=str(Path(settings.data).resolve()))
     dataset = load_data(settings.data)
     device = find_device(settings.device, progress)
+    if ENERGY.name in settings.objectives and not device.prices_energy:
+        raise JobError(f"device '{device.name}' has no price for energy: its file needs pj_per_mac (pJ by precision) and pj_per_byte, with "
+                       "sources; no device that ships has them")  # fmt: skip
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / "device.toml", device.to_toml().encode())
     if not (path / "study.db").exists():
@@ -226,7 +233,7 @@ def _check(settings: SearchSettings) -> None:
         from proxies import BROKEN_PLUGINS, PROXIES, find
 
         find(settings.proxy, PROXIES, BROKEN_PLUGINS)
-    limited(COLUMNS, settings.limits)
+    columns(settings.limits, settings.objectives)
 
 
 def _proceed(run: Run, progress: Progress) -> Run:
@@ -246,7 +253,10 @@ def one_thread() -> None:
 def _search(run: Run, study: Study, progress: Progress) -> None:
     settings = run.settings
     space = priced(SPACES[settings.space], run.device)
-    judge = evaluation(run.device, len(run.data.classes), probe_of(run.data), settings.limits, proxy=settings.proxy, seed=settings.seed)
+    judge = evaluation(
+        run.device, len(run.data.classes), probe_of(run.data), settings.limits, wanted=settings.objectives, proxy=settings.proxy,
+        seed=settings.seed,
+    )  # fmt: skip
     belief = Promise(len(run.data.classes)) if settings.strategy == "screening" else None  # it takes longer than the costs
     seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief)
     threads = torch.get_num_threads()

@@ -131,6 +131,20 @@ def limited(objectives: Sequence[Objective], limits: Mapping[str, float]) -> tup
     return tuple(replace(o, limit=limits[o.name]) if o.name in limits else o for o in objectives)
 
 
+def optimized(objectives: Sequence[Objective], names: Sequence[str]) -> tuple[Objective, ...]:
+    """The objectives, of which the named columns are optimized and no others; a name may go without its unit ('latency').
+
+    Raises ObjectiveError for a name that is not among them, one that comes twice, and where none is given.
+    """
+    known = {alias: o.name for o in objectives if o.deterministic for alias in (o.name, o.name.removesuffix(f"_{o.unit.lower()}"))}
+    if unknown := [name for name in names if name not in known]:
+        raise ObjectiveError(f"no column '{unknown[0]}' to optimize; columns: {', '.join(o.name for o in objectives if o.deterministic)}")
+    wanted = [known[name] for name in names]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ObjectiveError(f"objectives '{','.join(names)}': name at least one column, each once")
+    return tuple(replace(o, optimized=o.name in wanted) for o in objectives)
+
+
 def parse_quantity(text: str, kind: str) -> float:
     """'6ms' or '0.006s' -> 6.0. `kind` "latency" gives ms, "ram" and "flash" KiB, "size" MB (1e6 bytes).
 

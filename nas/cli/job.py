@@ -24,6 +24,9 @@ def search(
     max_size: Annotated[str, typer.Option(help="Artifact file, with its unit: 2MB.")] = "",
     space: Annotated[str, typer.Option(help="The search space.")] = "yolo",
     strategy: Annotated[str, typer.Option(help="surrogate, nsga2, evolution, local, screening, random, or nni:NAME.")] = "surrogate",
+    objectives: Annotated[
+        str, typer.Option(help="Columns that make the front: latency, score, ram, flash, size, energy. With over two NSGA-II asks.")
+    ] = "latency,score",
     budget: Annotated[int, typer.Option(help="Candidates that are scored.")] = 500,
     finalists: Annotated[int, typer.Option(help="Candidates that are trained, compiled and verified.")] = 3,
     halving: Annotated[
@@ -58,6 +61,7 @@ def search(
         budget=budget,
         finalists=finalists,
         halving=halving,
+        objectives=tuple(name.strip() for name in objectives.split(",") if name.strip()),
         limits=limits,
         proxy=proxy,
         workers=workers,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nas.candidates import FRONT
 from nas.data import DataError, Dataset
 from nas.objectives import Objective, describe_misses, violations
 from nas.study import Trial
@@ -35,6 +36,7 @@ COLUMN_NAMES = {
     "size_mb": "size",
     "macs_m": "MACs",
     "params_m": "params",
+    "energy_mj": "energy",
     "score": "score",
     "quant_noise": "quant. SNR",
     "score_seconds": "scored in",
@@ -57,6 +59,15 @@ class Facts:
         return cls(run, run.trials, run.front, run.finalists, run.objectives, run.provenance)
 
     @property
+    def by_score(self) -> bool:
+        """Whether the front is that of score and latency, the axes of its plot."""
+        return set(self.optimized) == {COLUMN_NAMES[name] for name in FRONT}
+
+    @property
+    def optimized(self) -> list[str]:
+        return [COLUMN_NAMES.get(o.name, o.name) for o in self.objectives if o.optimized]
+
+    @property
     def limits(self) -> dict[str, float]:
         return dict(self.run.settings.limits)
 
@@ -77,6 +88,12 @@ class Facts:
     @cached_property
     def scored(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "ok"]
+
+    @property
+    def taken(self) -> list[Trial]:
+        """The trials that became finalists, fastest first; after successive halving they need not be on the front."""
+        chosen = {finalist.trial for finalist in self.finalists}
+        return sorted((trial for trial in self.scored if trial.number in chosen), key=lambda trial: trial["latency_ms"])
 
     @property
     def spent(self) -> int:
@@ -133,7 +150,8 @@ class Facts:
         if not self.front and (self.near_misses or self.spent >= settings.budget):
             return "infeasible"
         if self.finalists:
-            tried_all = len(self.finalists) >= min(len(self.front), TRIES_PER_FINALIST * settings.finalists)
+            tries = [f for f in self.finalists if f.verified or not settings.halving]  # halving passes over others on its rungs
+            tried_all = len(tries) >= min(len(self.front), TRIES_PER_FINALIST * settings.finalists)
             return ("done" if good else "nothing fits") if tried_all else "finalists"
         return "searching" if self.spent < settings.budget else "finalists"
 
@@ -147,8 +165,10 @@ class Facts:
             parts += [flag, f"{limit:g}{unit}"]
         parts += ["--space", s.space, "--strategy", s.strategy, "--budget", str(s.budget), "--finalists", str(s.finalists)]
         parts += ["--epochs", str(s.recipe.epochs), "--seed", str(s.seed)]
-        if s.proxy:
-            parts += ["--proxy", s.proxy]
+        for flag, value in (("--halving", s.halving), ("--proxy", s.proxy)):
+            parts += [flag, str(value)] if value else []
+        if s.objectives != FRONT:
+            parts += ["--objectives", ",".join(s.objectives)]
         return shlex.join(parts)
 
 

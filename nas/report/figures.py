@@ -39,11 +39,11 @@ def search_figure(facts: Facts) -> Figure:
     """Every scored candidate, score over predicted latency; the front as a staircase, finalists marked."""
     chosen = {finalist.trial: finalist for finalist in facts.finalists}
     on_front = {trial.number for trial in facts.front}
-    plain = [t for t in facts.scored if t.number not in on_front and not facts.missed(t)]
+    plain = [t for t in facts.scored if t.number not in on_front and t.number not in chosen and not facts.missed(t)]
     over = [t for t in facts.scored if facts.missed(t)]
     front = [t for t in facts.front if t.number not in chosen]
-    taken = [t for t in facts.front if t.number in chosen]
-    stairs = {**_points(facts.front), "text": None, "mode": "lines", "name": "Pareto front", "hoverinfo": "skip"}
+    taken = facts.taken
+    stairs = {**_points(facts.front if facts.by_score else []), "text": None, "mode": "lines", "name": "Pareto front", "hoverinfo": "skip"}
     traces = [
         _cloud(plain, "scored", {"symbol": "circle-open", "size": 6, "color": MUTED}),
         _cloud(over, "scored, over a limit", {"symbol": "x-thin-open", "size": 6, "color": MUTED}),

@@ -55,9 +55,10 @@ def _searched(axes: Any, facts: Facts) -> None:
     inside = [t for t in facts.scored if not facts.missed(t)]
     axes.scatter(*_xy(inside), s=16, facecolors="none", edgecolors=MUTED, linewidths=0.8, label="scored")
     if facts.front:
-        axes.step(*_xy(facts.front), where="post", color=BLUE, linewidth=1.6, zorder=3)
+        if facts.by_score:
+            axes.step(*_xy(facts.front), where="post", color=BLUE, linewidth=1.6, zorder=3)
         axes.scatter(*_xy(facts.front), s=26, color=BLUE, zorder=4, label="Pareto front")
-    taken = [t for t in facts.front if t.number in chosen]
+    taken = facts.taken
     for met, label in ((True, "verified finalist"), (False, "failed finalist")):
         if shown := [t for t in taken if chosen[t.number].met is met]:
             axes.scatter(*_xy(shown), label=label, **_MARKS[met])

@@ -13,6 +13,7 @@ from nas.report.figures import Figure, gene_figure, measured_figure, search_figu
 from nas.report.front_png import front_png
 from nas.report.markup import Html, joined, tag
 from nas.report.pictures import data_uri
+from nas.report.rungs import rung_section
 from nas.report.sections import (
     finalist_table,
     front_table,
@@ -56,6 +57,7 @@ def page(facts: Facts, front: bytes) -> str:
         headline(facts),
         _fronts(facts, figures, front),
         _results(facts),
+        rung_section(facts),
         _genes(facts, figures),
         _training(facts, figures),
         per_class(facts),
@@ -82,7 +84,8 @@ def _fronts(facts: Facts, figures: dict[str, Figure], front: bytes) -> Html:
 
 def _search_words(facts: Facts) -> str:
     states = [trial.state for trial in facts.trials]
-    text = f"{len(facts.scored)} scored candidates, {len(facts.front)} of them on the front: nothing is both faster and better."
+    better = "both faster and better" if facts.by_score else f"better in all of {', '.join(facts.optimized)}"
+    text = f"{len(facts.scored)} scored candidates, {len(facts.front)} of them on the front: nothing is {better}."
     if over := states.count("infeasible"):
         text += f" {over} more missed a limit by their graph alone and were not scored."
     if failed := states.count("failed"):

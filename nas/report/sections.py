@@ -92,7 +92,9 @@ def _notice(facts: Facts) -> str:
 
 
 def _found(facts: Facts, finalist: Finalist, v: Verification) -> str:
-    text = f"Found: finalist #{finalist.trial}, one of {len(facts.finalists)} that were taken from a front of {len(facts.front)}"
+    entered = sum(s.rung == 1 for s in facts.run.standings)
+    source = f"left of {entered} that were trained" if entered else f"taken from a front of {len(facts.front)}"
+    text = f"Found: finalist #{finalist.trial}, one of {len(facts.finalists)} that were {source}"
     text += f" among {len(facts.trials)} candidates. Its compiled file reaches mAP50 {v.map50:.3f} in {v.latency_ms:.2f} ms"
     if v.predicted_ms:
         text += f", where {v.predicted_ms:.2f} ms were predicted ({100 * (v.predicted_ms / v.latency_ms - 1):+.0f} %)"

@@ -62,6 +62,8 @@ def _cell(value: Any) -> str:
 
 def run_summary(run: Run) -> dict[str, Any]:
     """What a finished run found, finalists best first."""
+    from nas.halving import epochs_trained
+
     trials = run.trials
     calibration, best = run.calibration, max((trial["score"] for trial in run.front), default=None)
     expected = None if calibration is None or best is None else calibration(best)
@@ -72,10 +74,21 @@ def run_summary(run: Run) -> dict[str, Any]:
         "candidates": len(trials),
         "scored": sum(trial.spent for trial in trials),
         "front": len(run.front),
+        "epochs_trained": ", ".join(f"{count} {kind}" for kind, count in epochs_trained(run).items()),
         "score_of_best_candidate": best,
         "map50_expected_of_it": expected,
+        "rungs": [rung_row(s) for s in run.standings],
         "finalists": [finalist_row(f, run.device.is_local) for f in run.finalists],
     }
+
+
+def rung_row(standing: Any) -> dict[str, Any]:
+    """What one candidate reached at one rung of successive halving."""
+    s = standing
+    return {
+        "rung": s.rung, "trial": s.trial, "epochs": s.epochs, "quantized_epochs": s.quantized, "map50": s.map50, "map": s.map,
+        "donor": s.start.donor,
+    }  # fmt: skip
 
 
 def finalist_row(finalist: Any, on_device: bool = True) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The contract of every device file, and what is refused."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from hwmodels import Device, DeviceError, OperatorTable, Workload, devices, load, workload
 from hwmodels.device import FOLDER, add, known
+from hwmodels.energy import energy_mj
 from hwmodels.limits import priced
 from hwmodels.roofline import latency_ms
 from searchspaces import YOLO, Builder
@@ -164,3 +166,15 @@ def test_a_fitted_device_tells_how_wrong_it_is_and_where_it_is_from(name):
     assert len(str(device.facts())) < 3000 and "silu" in device.facts()["networks"]["kinds"]
     with pytest.raises(DeviceError, match=f"{name} prices .*, and the network has w4a4"):
         device.predict(net(["w4a4"]))
+
+
+def test_energy_is_what_multiplications_and_bytes_take_and_is_never_guessed():
+    board = load("stm32h743-edgenas")
+    work = net(board.precisions)
+    with pytest.raises(DeviceError, match="pj_per_mac"):
+        energy_mj(work, board)
+    used = {op.precision for op in work.ops if op.macs}
+    metered = msgspec.structs.replace(board, pj_per_mac=dict.fromkeys(used, 2.0), pj_per_byte=3.0)
+    assert energy_mj(work, metered) == pytest.approx(1e-9 * (2 * work.macs + 3 * sum(op.bytes_moved for op in work.ops)))
+    with pytest.raises(DeviceError, match="has no energy for"):
+        energy_mj(work, msgspec.structs.replace(metered, pj_per_mac={"w3a3": 1.0}))

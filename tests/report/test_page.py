@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.finalist import trial_run
+from nas.halving import Promotion, Standing, Start
 from nas.job import Run
 from nas.report import ReportError, write_report
 from nas.report.markup import Column, decimals, script_json, table, tag
@@ -187,3 +188,37 @@ def test_a_table_gives_what_sorts_beside_what_is_shown():
 def test_reading_the_terminal_text_needs_no_plotting_library():
     code = "import nas.report, nas.report.text, sys; sys.exit(bool({'plotly', 'matplotlib', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rungs_say_who_was_trained_for_how_long_what_was_expected_and_who_went_on(made_run, data, tmp_path):
+    run = made_run(tmp_path / "r", data)
+    run = Run(run.path, msgspec.structs.replace(run.settings, halving=3, finalists=1))
+    trials = [trial.number for trial in run.front[:3]]
+    with Study.open(run.path / "study.db", writable=True) as study:
+        for entry, number in enumerate(trials):
+            start = Start(donor=trials[0], share=0.84, given=0.03) if entry == 2 else Start()
+            standing = Standing(trial=number, rung=1, entry=entry, start=start, epochs=4, done=0.1, quantized=1, map=0.1 + 0.1 * entry,
+                                map50=0.2 + 0.1 * entry)  # fmt: skip
+            study.finish_stage(f"rung:1:{number:05d}", msgspec.to_builtins(standing))
+    climbing = written(run, tmp_path)
+    assert "12 float and 3 quantized epochs" in climbing.words and "yes" not in _rung_table(climbing)
+    with Study.open(run.path / "study.db", writable=True) as study:
+        expected = dict.fromkeys(trials, (0.5, 0.123, 0.877))
+        promotion = Promotion(rung=1, order=tuple(reversed(trials)), expected=expected)
+        study.finish_stage("promotion:1", msgspec.to_builtins(promotion))
+    table = _rung_table(written(run, tmp_path))
+    assert f"#{trials[0]} (84 %)" in table and "random" in table and "0.123–0.877" in table
+    assert table.count("to come") == 1 and table.count("no") >= 2
+
+
+def _rung_table(page: Parsed) -> str:
+    return page.words.partition("Successive halving, rung by rung")[2].partition("Genes of the front")[0]
+
+
+def test_a_front_of_other_columns_is_drawn_without_stairs_and_named(made_run, data, tmp_path):
+    run = made_run(tmp_path / "r", data)
+    other = Run(run.path, msgspec.structs.replace(run.settings, objectives=("ram_kib", "size_mb")))
+    plots = [json.loads(written(r, tmp_path).scripts[0])["search"] for r in (run, other)]
+    names = [{trace["name"] for trace in plot["data"]} for plot in plots]
+    assert "Pareto front" in names[0] and "Pareto front" not in names[1]
+    assert "better in all of RAM, size" in written(other, tmp_path).words

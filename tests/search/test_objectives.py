@@ -12,6 +12,7 @@ from nas.objectives import (
     ObjectiveError,
     describe_misses,
     limited,
+    optimized,
     parse_quantity,
     violations,
 )
@@ -72,3 +73,23 @@ def test_an_evaluation_checks_its_columns(columns, reason):
 def test_objectives_that_make_no_sense_are_refused(broken):
     with pytest.raises(ObjectiveError):
         broken()
+
+
+COLUMNS = (Objective("latency_ms", "ms"), Objective("ram_kib", "KiB", optimized=False), Objective("score", "", "max"),
+           Objective("score_seconds", "s", optimized=False, deterministic=False))  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "wanted"), [
+    (["latency", "ram"], {"latency_ms", "ram_kib"}), (["ram_kib"], {"ram_kib"}), (["score", "latency_ms"], {"score", "latency_ms"}),
+])
+def test_the_named_columns_are_optimized_and_no_others(names, wanted):
+    assert {o.name for o in optimized(COLUMNS, names) if o.optimized} == wanted
+
+
+@pytest.mark.parametrize(("names", "says"), [
+    (["beauty"], "columns: latency_ms, ram_kib, score"), ([], "at least one"), (["ram", "ram_kib"], "each once"),
+    (["score_seconds"], "no column 'score_seconds'"),
+])
+def test_columns_that_cannot_be_optimized_are_refused(names, says):
+    with pytest.raises(ObjectiveError, match=says):
+        optimized(COLUMNS, names)
