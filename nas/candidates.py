@@ -18,7 +18,7 @@ from nas.objectives import Evaluation, Objective, limited, optimized
 from nas.study import Trial
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
-from searchspaces.yolo import PARTS, STAGES, bits
+from searchspaces.yolo import PARTS, STAGES, narrowest
 
 if TYPE_CHECKING:
     from proxies import Probe
@@ -124,7 +124,7 @@ class Promise:
         from proxies.combine import SNR_AT_BITS, architecture_term, drop
         from proxies.structure import structure_of
 
-        fewest = [min(bits(arch.genes.get(f"{part}.precision", "fp32"))) for part in PARTS]
+        fewest = [narrowest(arch, part) for part in PARTS]
         noise = sum(_SHARE_OF_NOISE[part] * 10 ** (-np.interp(b, *SNR_AT_BITS) / 10) for part, b in zip(PARTS, fewest))
         g = DeployBuilder()
         graph = SPACES[arch.space].build(arch, self.classes, g)

@@ -4,8 +4,22 @@ from searchspaces.graph import Builder, Graph, Node, verify
 from searchspaces.ops import GraphError
 from searchspaces.space import Arch, Choice, Space, SpaceError
 from searchspaces.weights import Weights
-from searchspaces.yolo import YOLO
+from searchspaces.yolo import YOLO, YOLO_BLOCKS
 
-SPACES = {space.name: space for space in (YOLO,)}
+SPACES = {space.name: space for space in (YOLO, YOLO_BLOCKS)}
 
-__all__ = ["SPACES", "YOLO", "Arch", "Builder", "Choice", "Graph", "GraphError", "Node", "Space", "SpaceError", "Weights", "verify"]
+__all__ = [
+    "SPACES",
+    "YOLO",
+    "YOLO_BLOCKS",
+    "Arch",
+    "Builder",
+    "Choice",
+    "Graph",
+    "GraphError",
+    "Node",
+    "Space",
+    "SpaceError",
+    "Weights",
+    "verify",
+]

@@ -38,7 +38,7 @@ def bottleneck(g: Builder, x: Ref, channels: int, *, act: str, shortcut: bool, k
 
 def bottlenecks(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut: bool) -> Ref:
     """Stage of YOLOv3's Darknet-53 (arXiv:1804.02767): residual bottlenecks, 1x1 to half the channels and 3x3 back."""
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         x = bottleneck(g, x, channels, act=act, shortcut=shortcut, expansion=0.5)
     return x
 
@@ -47,7 +47,7 @@ def c3(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut: b
     """Cross-stage block of YOLOv5: two 1x1 branches, bottlenecks (1x1, 3x3) on one, concat, 1x1."""
     hidden = channels // 2
     left = conv_bn_act(g, x, hidden, act=act)
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         left = bottleneck(g, left, hidden, act=act, shortcut=shortcut)
     right = conv_bn_act(g, x, hidden, act=act)
     return conv_bn_act(g, g.concat(left, right), channels, act=act)
@@ -58,7 +58,7 @@ def c2f(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut: 
     hidden = channels // 2
     y = conv_bn_act(g, x, 2 * hidden, act=act)
     pieces = [g.slice(y, 0, hidden), g.slice(y, hidden, 2 * hidden)]
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         pieces.append(bottleneck(g, pieces[-1], hidden, act=act, shortcut=shortcut, kernels=(3, 3)))
     return conv_bn_act(g, g.concat(*pieces), channels, act=act)
 
@@ -71,7 +71,7 @@ def elan(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut:
     hidden = hidden or channels // 2
     side = conv_bn_act(g, x, hidden, act=act)
     pieces = [side, conv_bn_act(g, x, hidden, act=act)]
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         y = conv_bn_act(g, pieces[-1], hidden, 3, act=act)
         pieces.append(conv_bn_act(g, y, hidden, 3, act=act))
     return conv_bn_act(g, g.concat(*reversed(pieces)), channels, act=act)
@@ -84,8 +84,9 @@ def elan_w(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcu
     """
     side = conv_bn_act(g, x, channels, act=act)
     pieces = [side, conv_bn_act(g, x, channels, act=act)]
-    for _ in range(2 * repeats):
-        pieces.append(conv_bn_act(g, pieces[-1], channels // 2, 3, act=act))
+    for _ in g.repeats(repeats):
+        for _ in range(2):
+            pieces.append(conv_bn_act(g, pieces[-1], channels // 2, 3, act=act))
     return conv_bn_act(g, g.concat(*reversed(pieces)), channels, act=act)
 
 
@@ -98,7 +99,7 @@ def csp(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut: 
     """
     hidden = channels // 2
     left = conv_bn_act(g, x, hidden, act=act)
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         left = bottleneck(g, left, hidden, act=act, shortcut=shortcut)
     left = conv_bn_act(g, left, hidden, act=act)
     right = conv_bn_act(g, x, hidden, act=act)
@@ -112,7 +113,7 @@ def csp2(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut:
     """
     x = conv_bn_act(g, x, channels, act=act)
     left = x
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         left = bottleneck(g, left, channels, act=act, shortcut=shortcut)
     right = conv_bn_act(g, x, channels, act=act)
     return conv_bn_act(g, g.concat(norm_act(g, left, act), right), channels, act=act)
@@ -128,7 +129,7 @@ def repvgg(g: Builder, x: Ref, channels: int, *, stride: int = 1, act: str = "re
 
 def rep_stack(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortcut: bool) -> Ref:
     """Block of YOLOv6 small (arXiv:2209.02976): RepVGG after RepVGG.  Their batch-norm branches are shortcuts, whatever `shortcut` is."""
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         x = repvgg(g, x, channels, act=act)
     return x
 
@@ -138,7 +139,7 @@ def csp_rep(g: Builder, x: Ref, channels: int, repeats: int, *, act: str, shortc
     learnable scalar weighs; concat, 1x1.  The 3x3 are RepVGG where `rep`, else plain."""
     hidden = int(channels * expansion)
     left = conv_bn_act(g, x, hidden, act=act)
-    for _ in range(repeats):
+    for _ in g.repeats(repeats):
         y = left
         for _ in range(2):
             y = repvgg(g, y, hidden, act=act) if rep else conv_bn_act(g, y, hidden, 3, act=act)

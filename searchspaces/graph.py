@@ -6,7 +6,8 @@ A Graph is frozen.  Blocks add nodes to a Builder, which infers every shape on t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -195,6 +196,7 @@ class Builder:
         self._counts: dict[str, int] = {}  # number of the newest node of each operator in this scope
         self._scopes: dict[str, dict[str, int]] = {"": self._counts}
         self._bits: _Bits = ({}, {})
+        self._by_repeat: Sequence[tuple[int, int]] = ()
 
     def scope(self, name: str) -> _Within:
         """Node names inside begin with `name.`; scopes nest."""
@@ -205,6 +207,24 @@ class Builder:
         """Weighted nodes inside hold `weights`-bit weights and read `activations`-bit codes; 32 is float."""
         bits = ({"abits": activations}, {"abits": activations, "wbits": weights}) if weights < FLOAT_BITS else ({}, {})
         return _Within(self, self._scope, self._counts, bits)
+
+    @contextmanager
+    def precisions(self, by_repeat: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Blocks inside hold (weight bits, activation bits) of their own in each repeat; what stands outside of the repeats does not."""
+        outside, self._by_repeat = self._by_repeat, by_repeat
+        try:
+            yield
+        finally:
+            self._by_repeat = outside
+
+    def repeats(self, count: int) -> Iterator[int]:
+        """0 .. count - 1, the repeats of a block, each at the precision that it was given."""
+        for i in range(count):
+            if i < len(self._by_repeat):
+                with self.precision(*self._by_repeat[i]):
+                    yield i
+            else:
+                yield i
 
     def append(self, name: Ref, op: str, inputs: tuple[Ref, ...], attrs: dict[str, Any]) -> Ref:
         try:

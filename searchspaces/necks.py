@@ -85,7 +85,7 @@ def darknet_fpn(g: Builder, levels: Levels, widths: Widths, repeats: int, *, act
         m4 = conv_bn_act(g, y, w4, 3, act=act)
     with g.scope("p3_down"):
         y = g.concat(g.upsample(conv_bn_act(g, y, w3 // 2, act=act)), p3)
-        for _ in range(1 + repeats):
+        for _ in g.repeats(1 + repeats):
             y = bottleneck(g, y, w3, act=act, shortcut=False, expansion=0.5)
     return y, m4, m5
 

@@ -1,7 +1,8 @@
 """The joint space `yolo`: blocks, downsampling, pooling and neck of all YOLO families, depths, widths, resolution, activations and
 bit-widths of one detector.
 
-YOLOv8n is a point of it (tests count its parameters); bits are a gene per stage, the stem and the last 1x1 stay at 8.
+YOLOv8n is a point of it (tests count its parameters); bits are a gene per stage, the stem and the last 1x1 stay at 8.  In `yolo_blocks`
+each repeat of a stage's or the neck's block has bits of its own, and the stage's gene is for what stands around them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from searchspaces.space import Arch, Choice, Space
 ACTS = ("relu", "relu6", "leaky_relu", "hardswish", "silu")
 PRECISIONS = ("w8a8", "w4a8", "w4a4", "w2a8", "w2a4", "w2a2", "w1a2", "w1a1")
 STAGES = (1, 2, 3, 4)  # strides 4, 8, 16, 32
+DEPTHS = (1, 2, 3)  # repeats of a block
 WIDTHS = {1: (16, 24, 32, 48, 64), 2: (32, 48, 64, 96, 128), 3: (48, 64, 96, 128, 192, 256), 4: (64, 96, 128, 192, 256, 384, 512)}
 PARTS = ("stage1", "stage2", "stage3", "stage4", "neck", "head")
+REPEATED = (*PARTS[:4], "neck", "pan")  # parts of which a block is repeated; pan leads back up in the neck
 NECKS = ("pan", "fpn", "reduced_pan", "lateral_pan", "bifpn", "darknet_fpn")
 UPWARD = ("pan", "reduced_pan", "lateral_pan", "bifpn")  # these lead back up, through blocks of pan.depth
 HALVED = frozenset({"sppcsp", "sppcspc"})  # poolings that are as wide inside as outside: half the stage's width, as in their papers
@@ -34,6 +37,19 @@ def bits(precision: str) -> tuple[int, int]:
         return FLOAT_BITS, FLOAT_BITS
     weights, activations = precision[1:].split("a")
     return int(weights), int(activations)
+
+
+def block_bits(arch: Arch, part: str) -> list[tuple[int, int]]:
+    """Of each repeat of a part's block, where the space has genes for them."""
+    genes = [f"{part}.block{k}.precision" for k in DEPTHS]
+    return [bits(arch[gene]) for gene in genes if gene in arch.genes]
+
+
+def narrowest(arch: Arch, part: str) -> int:
+    """Fewest bits of weights or codes in one of PARTS."""
+    own = (part, "pan") if part == "neck" else (part,)
+    genes = [gene for gene in arch.genes if gene.endswith(".precision") and gene.partition(".")[0] in own]
+    return min((min(bits(arch[gene])) for gene in genes), default=FLOAT_BITS)
 
 
 def build_yolo(arch: Arch, classes: int, g: Builder | None = None) -> Graph:
@@ -61,18 +77,24 @@ def build_yolo(arch: Arch, classes: int, g: Builder | None = None) -> Graph:
 
 def _backbone(g: Builder, x: Ref, arch: Arch) -> list[Ref]:
     """The maps of the four stages, pooled at the top."""
-    block, pooling = BLOCKS[arch["backbone.block"]], arch["top"]
+    pooling = arch["top"]
     levels: list[Ref] = []
     for stage in STAGES:
         part = f"stage{stage}"
         width, act = arch[f"{part}.width"], arch[f"{part}.act"]
         with g.scope(part), g.precision(*bits(arch[f"{part}.precision"])):
             x = _down(g, x, width, arch["backbone.down"], act)
-            x = block(g, x, width, arch[f"{part}.depth"], act=act, shortcut=True)
+            x = _blocks(g, x, width, arch, part, "backbone.block", act=act, shortcut=True)
             if stage == STAGES[-1] and pooling != "none":
                 x = POOLINGS[pooling](g, x, width // 2 if pooling in HALVED else width, act=act)
         levels.append(x)
     return levels
+
+
+def _blocks(g: Builder, x: Ref, channels: int, arch: Arch, part: str, kind: str, *, act: str, shortcut: bool) -> Ref:
+    """The block that the gene `kind` names, as often as the part's depth says, each repeat at its own bits."""
+    with g.precisions(block_bits(arch, part)):
+        return BLOCKS[arch[kind]](g, x, channels, arch[f"{part}.depth"], act=act, shortcut=shortcut)
 
 
 def _down(g: Builder, x: Ref, channels: int, kind: str, act: str) -> Ref:
@@ -87,12 +109,12 @@ def _neck(g: Builder, arch: Arch, levels: list[Ref]) -> Levels:
     p2, p3, p4, p5 = levels
     w3, w4, w5 = (arch[f"stage{stage}.width"] for stage in STAGES[1:])
     if neck == "darknet_fpn":
-        return darknet_fpn(g, (p3, p4, p5), (w3, w4, w5), arch["neck.depth"], act=act)
-    block = partial(BLOCKS[arch["neck.block"]], act=act, shortcut=False)
-    fuse = partial(block, repeats=arch["neck.depth"])
+        with g.precisions([bits(arch["neck.precision"]), *block_bits(arch, "neck")]):  # one more than the depth says
+            return darknet_fpn(g, (p3, p4, p5), (w3, w4, w5), arch["neck.depth"], act=act)
+    fuse, fuse_up = (partial(_blocks, arch=arch, part=part, kind="neck.block", act=act, shortcut=False) for part in ("neck", "pan"))
     if neck == "fpn":
         return fpn(g, (p3, p4, p5), fuse)
-    fuse_up, down = partial(block, repeats=arch["pan.depth"]), partial(_down, kind=arch["neck.down"], act=act)
+    down = partial(_down, kind=arch["neck.down"], act=act)
     if neck == "bifpn":
         return bifpn(g, (p2, p3, p4, p5), (w3 // 2, w4 // 2, w5 // 2), fuse, fuse_up, down, act=act)
     if neck == "reduced_pan":
@@ -122,14 +144,28 @@ YOLO = Space(
         *(Choice(f"stage{s}.width", WIDTHS[s]) for s in STAGES),
         *(Choice(f"stage{s}.depth", (1, 2, 3)) for s in STAGES),
         *(Choice(f"stage{s}.act", ACTS) for s in STAGES),
-        Choice("neck.depth", (1, 2, 3)),
-        Choice("pan.depth", (1, 2, 3), when=("neck", UPWARD)),
+        Choice("neck.depth", DEPTHS),
+        Choice("pan.depth", DEPTHS, when=("neck", UPWARD)),
         Choice("neck.act", ACTS),
         Choice("head.box", (32, 48, 64)),
         Choice("head.cls", (32, 48, 64, 96, 128)),
         Choice("head.act", ACTS),
         *(Choice(f"{part}.precision", PRECISIONS) for part in PARTS),
     ),
+    build=build_yolo,
+)
+
+
+def _when(part: str, k: int) -> tuple[str, tuple[object, ...]] | None:
+    """Where the k-th repeat of a part's block is there."""
+    if k > 1:
+        return f"{part}.depth", DEPTHS[k - 1 :]
+    return ("neck", UPWARD) if part == "pan" else None
+
+
+YOLO_BLOCKS = Space(
+    name="yolo_blocks",
+    choices=(*YOLO.choices, *(Choice(f"{part}.block{k}.precision", PRECISIONS, _when(part, k)) for part in REPEATED for k in DEPTHS)),
     build=build_yolo,
 )
 

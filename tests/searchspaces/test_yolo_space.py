@@ -10,14 +10,15 @@ from hwmodels import arena, flash_bytes, workload
 from hwmodels.calibrate import random_weights
 from nas.compiler.lower import lower
 from nas.runtime import Executor, artifact, reference
-from searchspaces import YOLO, Graph
+from searchspaces import YOLO, YOLO_BLOCKS, Graph
 from searchspaces.blocks import BLOCKS, POOLINGS
+from searchspaces.deploy import DeployBuilder
 from searchspaces.graph import verify
 from searchspaces.module import to_torch
 from searchspaces.ops import WEIGHTED
 from searchspaces.quantizers import floated, quantized
 from searchspaces.rewrite import deployed, merge_rep
-from searchspaces.yolo import DOWNS, NECKS, STAGES, WIDTHS
+from searchspaces.yolo import DEPTHS, DOWNS, NECKS, REPEATED, STAGES, WIDTHS, narrowest
 
 CLASSES = 3
 SMALL = YOLO.limited({"resolution": [96], "stem.width": [8], **{f"stage{s}.width": WIDTHS[s][:2] for s in STAGES}})
@@ -102,3 +103,52 @@ def test_yolo7_like_and_yolo6_like_networks_are_points_of_the_space():
     ops = {name: [node.op for node in YOLO.build(YOLO.repair(genes), CLASSES)] for name, genes in (("seven", seven), ("six", six))}
     assert ops["six"].count("conv_transpose2d") == 2 and "maxpool" in ops["six"]
     assert ops["seven"].count("maxpool") == 3 + 4 + 2 and ops["seven"].count("conv_transpose2d") == 0
+
+
+BLOCKS_SMALL = YOLO_BLOCKS.limited({choice.name: choice.options for choice in SMALL.choices})
+LOW = ("w8a8", "w4a4", "w2a2")
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_where_all_blocks_hold_their_parts_bits_yolo_blocks_is_yolo(seed):
+    arch = sampled(seed, YOLO)
+    bits = {part: arch[f"{part.replace('pan', 'neck')}.precision"] for part in REPEATED}
+    own = {f"{part}.block{k}.precision": bits[part] for part in REPEATED for k in DEPTHS}
+    blocks = YOLO_BLOCKS.arch({**arch.genes, **own})
+    assert YOLO_BLOCKS.decode(YOLO_BLOCKS.encode(blocks)) == blocks
+    assert YOLO_BLOCKS.build(blocks, CLASSES) == YOLO.build(arch, CLASSES)
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_bits_of_a_block_change_no_structure_and_both_builders_agree_on_them(seed):
+    arch = sampled(seed, YOLO_BLOCKS)
+    graph = YOLO_BLOCKS.build(arch, CLASSES)
+    plain = YOLO.build(YOLO.repair(arch.genes), CLASSES)
+    assert [(n.name, n.shape) for n in graph] == [(n.name, n.shape) for n in plain]
+    assert workload(graph).params == workload(plain).params and workload(graph).macs == workload(plain).macs
+    deploy = deployed(quantized(graph))
+    assert YOLO_BLOCKS.build(arch, CLASSES, DeployBuilder()) == deploy
+    for part in ("stage1", "stage4", "head"):
+        weighted = [n for n in graph if n.op in WEIGHTED and n.name.startswith(f"{part}.")]
+        assert narrowest(arch, part) <= min(min(n["wbits"], n["abits"]) for n in weighted)
+
+
+@pytest.mark.parametrize("gene", [c.name for c in YOLO_BLOCKS.choices if ".block" in c.name and "precision" in c.name])
+def test_every_repeat_of_a_block_has_bits_of_its_own(gene):
+    base = {"resolution": 96, **{f"{part}.depth": 3 for part in REPEATED}}
+    eight, two = (YOLO_BLOCKS.build(YOLO_BLOCKS.repair({**base, gene: bits}), CLASSES) for bits in ("w8a8", "w2a2"))
+    changed = [n.name for n, other in zip(eight, two) if n.get("wbits") != other.get("wbits")]
+    assert 2 <= len(changed) <= 4 and len({name.rpartition(".")[0] for name in changed}) == len(changed) / 2
+
+
+@given(seeds)
+@settings(max_examples=6, deadline=None)
+def test_a_plan_of_mixed_blocks_gives_the_references_bits(seed):
+    mixed = BLOCKS_SMALL.limited({c.name: LOW for c in BLOCKS_SMALL.choices if c.name.endswith(".precision")})
+    graph = deployed(quantized(mixed.build(sampled(seed, mixed), CLASSES)))
+    plan = lower(graph, random_weights(graph), classes=["a", "b", "c"])
+    image = np.random.default_rng(seed).integers(0, 256, (3, 96, 96), dtype=np.uint8)
+    for found, expected in zip(Executor(artifact.write(plan)).run([image]), reference.run(plan, [image])):
+        assert np.array_equal(found, expected)
