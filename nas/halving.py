@@ -248,7 +248,7 @@ class _Climber:
         begin = None if donor is None else lambda weights: self._heir(graph, weights, donor).weights
         with self._progress.task(f"rung {number}, {trial.number}", epochs + branch) as task:
             note: Note = lambda stage, record: task.advance(1)  # noqa: E731
-            net, _ = train_net(graph, data, whole, folder / "float", note, begin, epochs)
+            net, _ = train_net(graph, data, whole, folder / "float", note, begin, until=epochs)
             if number == 1 and donor is None:
                 save(Model(graph, net.weights(), data.classes, "float"), folder / DONOR)
             if has_bits:

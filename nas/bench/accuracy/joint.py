@@ -1,0 +1,211 @@
+"""Table `joint`: what a searched detector reaches within a latency, beside nano YOLOs scaled to fit and beside random search.
+
+Every figure is that of the compiled artifact on this machine.  A latency budget is a share of what a YOLOv8n at 160 px takes here at
+W8A8.  A nano YOLO is scaled in width and resolution to the variant of the highest accuracy score that fits, as measured, and trained
+once; the random search trains networks that fit, whole ones, for as many epochs as the search had in all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from hwmodels.limits import priced
+from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs
+from nas.bench.networks import detector
+from nas.candidates import Costs, columns
+from nas.data import Dataset
+from nas.deploy.local import find_device
+from nas.deploy.verify import Verification
+from nas.finalist import Recipe, develop, misses_untrained, trial_run, verify
+from nas.halving import epochs_trained, ladder
+from nas.job import NothingFits, Run, SearchSettings, resume, search
+from nas.model import write_whole
+from nas.search.loop import Infeasible
+from searchspaces import SPACES, YOLO, Arch
+
+FAMILIES = {"yolov5n": "c3", "yolov8n": "c2f"}
+PRECISIONS = ("w8a8", "w4a4", "w2a2")
+DRAWS = 100_000  # random networks that are costed before a budget counts as too tight
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`shares` of YOLOv8n's latency; `scored` candidates of a search, of which `entrants` are trained; what nano YOLOs are scaled by."""
+
+    space: str = "yolo"
+    shares: tuple[float, ...] = (0.5, 1.0, 2.0)
+    scored: int = 300
+    entrants: int = 9
+    sides: tuple[int, ...] = tuple(range(96, 481, 32))
+    factors: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One budget and one seed of a plan."""
+
+    setting: Setting
+    plan: Plan
+    dataset: Dataset
+    share: float
+    seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """The plan's float epochs, and half as many quantized ones."""
+        half = max(1, self.plan.epochs // 2)
+        whole = self.plan.epochs + half
+        return Recipe(epochs=whole, qat_share=half / whole, accelerator=self.plan.accelerator, seed=self.seed)
+
+    @property
+    def limit_ms(self) -> float:
+        return self.share * float(json.loads(_reference_file(self.plan).read_text()))
+
+    def key(self, contender: str) -> str:
+        return f"x{self.share:g}-{contender}-s{self.seed}"
+
+    def searched(self, folder: Path) -> Figures:
+        settings = SearchSettings(
+            data=self.plan.data, space=self.setting.space, budget=self.setting.scored, finalists=1, halving=self.setting.entrants,
+            limits={"latency_ms": self.limit_ms}, seed=self.seed, recipe=self.recipe,
+        )  # fmt: skip
+        try:
+            run = resume(folder) if (folder / "run.json").exists() else search(settings, folder)
+        except (NothingFits, Infeasible) as why:
+            return {"failed": str(why)}
+        best = run.pick("best")
+        assert best.verified is not None
+        return {**_figures(best.verified, best.genes), **epochs_trained(run)}
+
+    def drawn(self, folder: Path) -> Figures:
+        """The best of random networks that were trained for as many epochs as the search of this contest."""
+        searched = epochs_trained(Run.open(folder.parent / self.key("search")))
+        device, rng = find_device("local"), np.random.default_rng(self.seed)
+        space, costs = priced(SPACES[self.setting.space], device), Costs(device, len(self.dataset.classes))
+        wanted, found = max(1, sum(searched.values()) // self.recipe.epochs), list[Figures]()
+        for number in range(DRAWS):
+            arch = space.sample(rng)
+            if costs(arch)["latency_ms"] <= self.limit_ms and (figures := self.trained(arch, folder / f"{number:06d}")):
+                found.append(figures)
+                if len(found) == wanted:
+                    break
+        if not found:
+            return {"failed": f"none of {DRAWS} random networks takes {self.limit_ms:.3g} ms or less"}
+        totals = {stage: sum(figures[stage] for figures in found) for stage in ("float", "quantized")}
+        return {**max(found, key=lambda figures: (figures["met"], figures["map50"])), **totals}
+
+    def scaled(self, block: str, precision: str, folder: Path) -> Figures:
+        from proxies.combine import estimate
+
+        costs, classes = Costs(find_device("local"), len(self.dataset.classes)), len(self.dataset.classes)
+        every = [widened(block, side, factor, precision) for side, factor in product(self.setting.sides, self.setting.factors)]
+        within = [arch for arch in dict.fromkeys(every) if costs(arch)["latency_ms"] <= self.limit_ms]
+        for number, arch in enumerate(sorted(within, key=lambda arch: -estimate(arch, classes).score)):
+            if figures := self.trained(arch, folder / f"{number:03d}"):
+                return figures
+        return {"failed": f"no variant takes {self.limit_ms:.3g} ms or less"}
+
+    def trained(self, arch: Arch, folder: Path) -> Figures | None:
+        """Figures of one network after the recipe, once; None where it does not fit when it is measured."""
+        kept = folder / "figures.json"
+        if kept.exists():
+            return dict(json.loads(kept.read_text()))
+        limits = {"latency_ms": self.limit_ms}
+        if misses_untrained(arch, self.dataset, folder, columns(limits)):
+            return None
+        artifact = develop(arch, self.dataset, self.recipe, folder, {"seed": self.seed}, lambda stage, record: None)
+        low = self.recipe.qat_epochs
+        epochs = {"float": self.recipe.epochs - low, "quantized": low}
+        figures = {**_figures(verify(artifact, self.dataset, limits=limits), arch.genes), **epochs}
+        write_whole(kept, json.dumps(figures).encode())
+        return figures
+
+    def cells(self) -> list[Cell]:
+        """The search first: the random search takes its epochs from it."""
+        low = self.recipe.qat_epochs
+        one = (self.recipe.epochs - low) + QAT_COST * low
+        rungs = ladder(self.setting.entrants, 1)
+        climbed = one * (1 + sum(rung.share * rung.candidates for rung in rungs))
+        pace = len(self.dataset.train) * self.share * gmacs(YOLO.build(_reference(), len(self.dataset.classes)))
+        runs: dict[str, tuple[float, Callable[[Path], Figures]]] = {"search": (climbed, self.searched), "random": (climbed, self.drawn)}
+        for (name, block), precision in product(FAMILIES.items(), PRECISIONS):
+            runs[f"{name}-{precision}"] = one, partial(self.scaled, block, precision)
+        return [Cell(self.key(name), pace * epochs, run) for name, (epochs, run) in runs.items()]
+
+
+def widened(block: str, side: int, factor: float, precision: str) -> Arch:
+    """A nano YOLO with SiLU of another width, as near as the space `yolo` has it."""
+    genes = dict(detector(block, side, "silu", precision).genes)
+    widths = {c.name: c.options for c in YOLO.choices if c.name.endswith(".width")}
+    near = {gene: min(options, key=lambda width: abs(width - factor * genes[gene])) for gene, options in widths.items()}
+    return YOLO.arch({**genes, **near})
+
+
+def _reference() -> Arch:
+    return detector("c2f", 160, "silu", "w8a8")
+
+
+def _reference_file(plan: Plan) -> Path:
+    return plan.shared("joint") / "yolov8n_ms.json"
+
+
+def _measured_reference(plan: Plan, dataset: Dataset) -> Cell:
+    def run(folder: Path) -> Figures:
+        folder.mkdir(parents=True, exist_ok=True)
+        latency = trial_run(_reference(), dataset, folder / "untrained.edge")["latency_ms"]
+        write_whole(_reference_file(plan), json.dumps(latency).encode())
+        return {"latency_ms": latency}
+
+    return Cell("reference", 0.0, run)
+
+
+def _figures(v: Verification, genes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "map50": v.map50, "map": v.map, "latency_ms": v.latency_ms, "size_mb": v.size_mb, "met": v.met, "throttled": v.throttled,
+        "genes": dict(genes),
+    }  # fmt: skip
+
+
+def table(setting: Setting) -> Table:
+    def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
+        contests = [Contest(setting, plan, dataset, share, seed) for share in setting.shares for seed in range(plan.seeds)]
+        return [_measured_reference(plan, dataset), *(cell for contest in contests for cell in contest.cells())]
+
+    return Table("joint", "searched detectors beside scaled YOLOs and random search, at three latencies", cells, text)
+
+
+def text(known: Mapping[str, Figures]) -> str:
+    """Means over seeds; a contender that found nothing within the budget on a seed says so."""
+    reference = known.get("reference", {}).get("latency_ms")
+    lines = ["joint: mAP of the artifact within a latency, means over seeds"]
+    lines.append(f"{'budget ms':>10}  {'contender':<14}{'mAP50':>7}{'mAP':>7}{'ms':>8}{'MB':>7}{'epochs':>12}{'seeds':>7}  within")
+    rows: dict[tuple[float, str], list[Figures]] = {}
+    for key, figures in known.items():
+        if key != "reference":
+            times, _, rest = key.partition("-")
+            rows.setdefault((float(times.removeprefix("x")), rest.rpartition("-")[0]), []).append(figures)
+    for (share, contender), found in rows.items():
+        budget = f"{share * reference:.2f}" if reference else f"x{share:g}"
+        good = [figures for figures in found if "failed" not in figures]
+        if not good:
+            lines.append(f"{budget:>10}  {contender:<14} {found[0]['failed']}")
+            continue
+        mean = {name: fmean(figures[name] for figures in good) for name in ("map50", "map", "latency_ms", "size_mb", "float", "quantized")}
+        epochs, within = f"{mean['float']:.0f} + {mean['quantized']:.0f}", sum(figures["met"] for figures in good)
+        lines.append(
+            f"{budget:>10}  {contender:<14}{mean['map50']:>7.3f}{mean['map']:>7.3f}{mean['latency_ms']:>8.2f}{mean['size_mb']:>7.2f}"
+            f"{epochs:>12}{len(good):>7}  {within} of {len(found)}"
+        )
+    return "\n".join(lines)
+
+
+JOINT = table(Setting())

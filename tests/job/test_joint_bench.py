@@ -1,0 +1,57 @@
+"""The table of searched detectors, on sixteen pictures and with one network of everything."""
+
+import json
+
+import msgspec
+import pytest
+
+import nas.bench.accuracy.joint as joint
+import nas.job
+from hwmodels.device import LOCAL, Device
+from nas.bench.accuracy import Plan, run
+from nas.bench.networks import detector
+from searchspaces import SPACES, YOLO, Space
+from searchspaces.yolo import STAGES, WIDTHS
+
+NARROW = {"resolution": [96], "stem.width": [8], **{f"stage{s}.width": WIDTHS[s][:2] for s in STAGES}, "head.cls": [32], "head.box": [32]}
+SETTING = joint.Setting(space="narrow", shares=(8.0,), scored=4, entrants=2, sides=(96,), factors=(0.5,))
+
+
+@pytest.fixture
+def small(device, monkeypatch):
+    """The joint space held to small networks, this machine priced by a roofline, one nano YOLO at one precision."""
+    here = msgspec.structs.replace(Device.load(device), name=LOCAL)
+    monkeypatch.setitem(SPACES, "narrow", Space("narrow", YOLO.limited(NARROW).choices, YOLO.build))
+    for module in (joint, nas.job):
+        monkeypatch.setattr(module, "find_device", lambda name, progress=None: here)
+    monkeypatch.setattr(joint, "FAMILIES", {"yolov8n": "c2f"})
+    monkeypatch.setattr(joint, "PRECISIONS", ("w4a4",))
+    monkeypatch.setattr("nas.bench.accuracy.core.seconds_per_work", lambda accelerator: 1.0)
+
+
+def test_every_contender_is_trained_within_the_budget_and_random_search_gets_the_epochs_of_the_search(small, squares, tmp_path):
+    plan = Plan(str(squares), 2, 1, "cpu", tmp_path / "out")
+    found = run([joint.table(SETTING)], plan)
+    cells = found.cells["joint"]
+    assert list(cells) == ["reference", "x8-search-s0", "x8-random-s0", "x8-yolov8n-w4a4-s0"]
+    limit = 8 * cells["reference"]["latency_ms"]
+    contenders = [figures for key, figures in cells.items() if key != "reference"]
+    assert all(figures["met"] and figures["latency_ms"] <= limit and 0 <= figures["map"] <= figures["map50"] for figures in contenders)
+    epochs = [(figures["float"], figures["quantized"]) for figures in contenders]
+    assert epochs == [(1 + 2, 1 + 1 + 1), (2 * 2, 2 * 1), (2, 1)]  # of two on a rung one goes on; two networks trained whole; one
+    assert {row.split()[1] for row in found.text().splitlines()[4:]} == {"search", "random", "yolov8n-w4a4"}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
+    again = run([joint.table(SETTING)], plan)
+    assert again.cells == found.cells and {path: path.stat().st_mtime_ns for path in before} == before
+    json.dumps(again.json())
+
+
+def test_a_nano_yolo_of_factor_one_is_itself_and_others_are_as_near_as_the_space_has_them():
+    assert joint.widened("c2f", 160, 1.0, "w4a4") == detector("c2f", 160, "silu", "w4a4")
+    half = joint.widened("c3", 96, 0.5, "w2a2")
+    assert [half[f"stage{s}.width"] for s in STAGES] == [16, 32, 64, 128] and half["stem.width"] == 8
+
+
+def test_a_contender_that_found_nothing_says_so_in_its_row():
+    known = {"reference": {"latency_ms": 2.0}, "x0.5-search-s0": {"failed": "nothing fits"}}
+    assert "1.00  search         nothing fits" in joint.text(known)
