@@ -11,9 +11,9 @@ from searchspaces import YOLO
 SMALL = {"resolution": 96, "backbone.block": "c2f", "neck": "fpn", "neck.block": "c2f", "stem.width": 8}
 
 
-def network(classes: int):
-    silu = {name: "silu" for name in YOLO.repair({}).genes if name.endswith(".act")}
-    return YOLO.build(YOLO.arch({**YOLO.repair({}).genes, **SMALL, **silu}), classes)
+def network(classes: int, act: str = "silu"):
+    acts = {name: act for name in YOLO.repair({}).genes if name.endswith(".act")}
+    return YOLO.build(YOLO.arch({**YOLO.repair({}).genes, **SMALL, **acts}), classes)
 
 
 def priced(op) -> float:

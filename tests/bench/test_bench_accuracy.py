@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nas.bench.accuracy import Cell, Plan, Table, named, qat, run, training
+from nas.bench.accuracy import Cell, Plan, Table, models, named, qat, run, training
 from nas.bench.accuracy import core as frame
 from nas.bench.engines import BenchError
 from searchspaces import Builder
@@ -38,7 +38,7 @@ def untimed(monkeypatch):
     monkeypatch.setattr(frame, "seconds_per_work", lambda accelerator: 60.0)
 
 
-def small(dataset, act):
+def small(classes, act="relu"):
     """A detector of twenty convolutions."""
     g = Builder()
     with g.precision(8, 8):
@@ -47,7 +47,7 @@ def small(dataset, act):
         for level, channels in enumerate((24, 32, 32, 32)):
             x = conv_bn_act(g, x, channels, 3, stride=2, act=act)
             levels += [x] * (level > 0)
-        return g.graph(yolov8_head(g, levels, len(dataset.classes), act=act, box_width=24, class_width=24))
+        return g.graph(yolov8_head(g, levels, classes, act=act, box_width=24, class_width=24))
 
 
 class Said:
@@ -119,11 +119,10 @@ def test_texts_show_what_is_known_and_leave_out_what_is_not():
 
 
 def test_module_and_artifact_of_quantized_nets_that_have_learned_score_the_same(discs, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SIZE", 96)
     monkeypatch.setattr(training, "ACTS", ("relu",))
     monkeypatch.setattr(qat, "NETS", {("relu", "w4a4"): 0.02, ("relu", "w3a3"): 0.04})
-    monkeypatch.setattr(training, "network", small)
-    monkeypatch.setattr(qat, "network", small)
+    for module in (models, training, qat):
+        monkeypatch.setattr(module, "network", small)
     plan = Plan(discs, 44, 1, "cpu", tmp_path)
     found = run(named(["training", "qat"]), plan)
     assert found.cells["training"]["relu-s0"]["val"]["map50"] > 0.3

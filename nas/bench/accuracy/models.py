@@ -1,29 +1,30 @@
-"""The float detector that tables of accuracy start from, trained once for each seed, and how a net is judged."""
+"""The float detectors that tables of accuracy start from, trained once for each activation and seed, and how a net is judged."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import msgspec
 
 from nas.bench.accuracy.core import Cell, Figures, Plan, gmacs
 from nas.bench.networks import detector
 from nas.data import Dataset, val_batches
 from nas.finalist import Recipe, train_float
-from nas.model import Model, load, save
-from nas.train import Targets, coco_map, detection_loss, predict
+from nas.model import Model, load, save, write_whole
+from nas.train import History, coco_map, mean_loss, predict
 from searchspaces import YOLO, Graph
 from searchspaces.module import GraphModule, to_torch
 from searchspaces.quantizers import floated
 
 SIZE = 160  # px, side of the input
+ACTS = ("silu", "relu")  # YOLOv8n as it was published, and with the activation that low bits want
 _BATCH = 16
 
 
-def network(classes: int) -> Graph:
-    """YOLOv8n with SiLU everywhere, the net of every table that starts from a trained one."""
-    return YOLO.build(detector("c2f", SIZE, "silu", "w8a8"), classes)
+def network(classes: int, act: str = ACTS[0]) -> Graph:
+    """YOLOv8n with one activation everywhere, the net of every table that starts from a trained one."""
+    return YOLO.build(detector("c2f", SIZE, act, "w8a8"), classes)
 
 
 def recipe(plan: Plan, seed: int, epochs: int) -> Recipe:
@@ -31,19 +32,30 @@ def recipe(plan: Plan, seed: int, epochs: int) -> Recipe:
     return Recipe(epochs=epochs, qat_share=1.0, accelerator=plan.accelerator, seed=seed)
 
 
-def float_file(plan: Plan, seed: int) -> Path:
-    return plan.shared("float") / f"yolov8n-s{seed}.safetensors"
+def float_file(plan: Plan, seed: int, act: str = ACTS[0]) -> Path:
+    return plan.shared("float") / f"yolov8n-{act}-s{seed}.safetensors"
 
 
-def float_model(plan: Plan, dataset: Dataset, seed: int) -> Model:
+def float_model(plan: Plan, dataset: Dataset, seed: int, act: str = ACTS[0]) -> Model:
     """The trained float net of a seed; trained here where no table has done so yet, going on where that was cut off."""
-    path = float_file(plan, seed)
+    path = float_file(plan, seed, act)
     if not path.exists():
-        graph = network(len(dataset.classes))
+        graph = network(len(dataset.classes), act)
         settings = recipe(plan, seed, plan.epochs).for_float(graph.of("input")[0].shape[-1], dataset, quantized=False)
-        model, _ = train_float(graph, dataset, settings, path.with_suffix(""), lambda stage, record: None)
+        model, history = train_float(graph, dataset, settings, path.with_suffix(""), lambda stage, record: None)
+        write_whole(_history_file(path), msgspec.json.encode(history))
         save(model, path)
+        shutil.rmtree(path.with_suffix(""))
     return load(path)
+
+
+def float_history(plan: Plan, seed: int, act: str = ACTS[0]) -> History:
+    """Of a float net that was trained."""
+    return msgspec.json.decode(_history_file(float_file(plan, seed, act)).read_bytes(), type=History)
+
+
+def _history_file(path: Path) -> Path:
+    return path.with_suffix(".history.json")
 
 
 def float_cell(plan: Plan, dataset: Dataset, seed: int) -> Cell:
@@ -59,18 +71,9 @@ def float_cell(plan: Plan, dataset: Dataset, seed: int) -> Cell:
 
 
 def judged(net: GraphModule, dataset: Dataset, size: int, accelerator: str) -> dict[str, float]:
-    """{'loss', 'map50', 'map'} of a net on the validation split, from one pass: the training loss without its teacher, and COCO's APs."""
-    maps: list[list[Tensor]] = []
-    hook = net.register_forward_hook(lambda _, inputs, found: maps.append(found))
-    batches = val_batches(dataset.val, size, _BATCH)
-    found = predict(net, batches, size, len(dataset.classes), accelerator=accelerator)  # type: ignore[arg-type]
-    hook.remove()
-    losses = []
-    for batch, seen in zip(batches, maps):
-        boxes = [box.apply(sample.boxes_xyxy[~sample.crowd]) for sample, box in zip(batch.samples, batch.letterboxes)]
-        labels = torch.cat([torch.from_numpy(sample.labels[~sample.crowd]) for sample in batch.samples])
-        images = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
-        targets = Targets(torch.cat([torch.from_numpy(b).float() for b in boxes]), labels, images)
-        losses.append(float(detection_loss([m.cpu() for m in seen], targets, len(dataset.classes)).total))
+    """{'loss', 'map50', 'map'} of a net on the validation split: the training loss without its teacher, and COCO's APs."""
+    batches, classes = val_batches(dataset.val, size, _BATCH), len(dataset.classes)
+    found = predict(net, batches, size, classes, accelerator=accelerator)  # type: ignore[arg-type]
     metrics = coco_map(dataset.val, found, dataset.classes)
-    return {"loss": sum(losses) / len(losses), "map50": metrics.map50, "map": metrics.map}
+    loss = mean_loss(net, batches, size, classes, accelerator=accelerator)  # type: ignore[arg-type]
+    return {"loss": loss, "map50": metrics.map50, "map": metrics.map}

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 
 from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.models import float_model, network, recipe
 from nas.bench.accuracy.shown import aligned, mean_and_spread
-from nas.bench.accuracy.training import SCORED, figures_of, float_model, network, scored_by_split, splits
+from nas.bench.accuracy.training import SCORED, figures_of, scored_by_split, splits
 from nas.data import Dataset
-from nas.finalist import Recipe, compile_model, scored, train_quantized
+from nas.finalist import compile_model, scored, train_quantized
 from nas.model import Model, load, save, write_whole
 from nas.quant import at_precision
 from nas.runtime import Executor
@@ -36,13 +37,13 @@ NETS: Mapping[tuple[str, str], float | None] = {
 APART = 0.002  # mAP50 that module and artifact may differ by
 
 
-def recipe(plan: Plan, seed: int) -> Recipe:
-    return Recipe(epochs=max(1, plan.epochs // 2), qat_share=1.0, accelerator=plan.accelerator, seed=seed)
+def _epochs(plan: Plan) -> int:
+    return max(1, plan.epochs // 2)
 
 
 def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
-    images = recipe(plan, 0).qat_epochs * len(dataset.train)
-    work = QAT_COST * images * gmacs(network(dataset, "silu"))
+    images = _epochs(plan) * len(dataset.train)
+    work = QAT_COST * images * gmacs(network(len(dataset.classes)))
     return [
         Cell(f"{act}-{precision}-s{seed}", work, partial(_quantized, plan, dataset, act, precision, seed))
         for seed in range(plan.seeds)
@@ -52,7 +53,7 @@ def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
 
 def _quantized(plan: Plan, dataset: Dataset, act: str, precision: str, seed: int, folder: Path) -> Figures:
     """split -> scores of 'fp32', 'module' and 'artifact'."""
-    start, _ = float_model(plan, dataset, act, seed)
+    start = float_model(plan, dataset, seed, act)
     start = replace(start, graph=at_precision(start.graph, precision))
     model, history = _trained(start, plan, dataset, seed, folder)
     artifact = folder / "model.edge"
@@ -71,7 +72,7 @@ def _trained(start: Model, plan: Plan, dataset: Dataset, seed: int, folder: Path
     """The quantized model, kept in the folder; an interrupted training goes on."""
     file, kept, training = folder / "quantized.safetensors", folder / "history.json", folder / "training"
     if not kept.exists():
-        asked = recipe(plan, seed)
+        asked = recipe(plan, seed, _epochs(plan))
         model, history = train_quantized(
             start, dataset, asked.for_qat(start.size, dataset), asked.qat, training, lambda stage, record: None
         )

@@ -5,67 +5,42 @@ Its float models are kept for the tables that quantize them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import msgspec
-
 from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.models import ACTS, SIZE, float_history, float_model, network
 from nas.bench.accuracy.shown import aligned, mean_and_spread
-from nas.bench.networks import detector
 from nas.data import Dataset
-from nas.finalist import Recipe, train_float
-from nas.model import Model, load, save, write_whole
-from nas.train import History, Metrics, coco_map, predict
-from searchspaces import YOLO, Graph
+from nas.train import Metrics, coco_map, predict
 from searchspaces.module import GraphModule, to_torch
 from searchspaces.quantizers import floated
 
-SIZE = 160  # px
-ACTS = ("silu", "relu")  # YOLOv8n as it was published, and with the activation that low bits want
 SCORED = ("val", "test")
 
 
 def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
-    work = plan.epochs * len(dataset.train) * gmacs(network(dataset, ACTS[0]))
+    work = plan.epochs * len(dataset.train) * gmacs(network(len(dataset.classes)))
     return [
         Cell(f"{act}-s{seed}", work, partial(_trained, plan, dataset, act, seed)) for seed in range(plan.seeds) for act in ACTS
     ]
 
 
-def network(dataset: Dataset, act: str) -> Graph:
-    return YOLO.build(detector("c2f", SIZE, act, "w8a8"), len(dataset.classes))
-
-
-def float_model(plan: Plan, dataset: Dataset, act: str, seed: int) -> tuple[Model, History]:
-    """A YOLOv8n trained in float; trained once for all tables, and gone on with where that was cut off."""
-    file = plan.shared("float") / f"yolov8n-{f'{act}-' if act != ACTS[0] else ''}s{seed}.safetensors"
-    kept, training = file.with_suffix(".history.json"), file.with_suffix("")
-    if not kept.exists():
-        settings = Recipe(epochs=plan.epochs, accelerator=plan.accelerator, seed=seed).for_float(SIZE, dataset, quantized=False)
-        model, history = train_float(network(dataset, act), dataset, settings, training, lambda stage, record: None)
-        save(model, file)
-        write_whole(kept, msgspec.json.encode(history))
-        shutil.rmtree(training)
-    return load(file), msgspec.json.decode(kept.read_bytes(), type=History)
-
-
 def _trained(plan: Plan, dataset: Dataset, act: str, seed: int, folder: Path) -> Figures:
-    model, history = float_model(plan, dataset, act, seed)
+    model = float_model(plan, dataset, seed, act)
     net = to_torch(floated(model.graph), model.weights)
-    return {"training_cpu_seconds": history.cpu_seconds, **scored_by_split(net, dataset, plan.accelerator)}
+    return {"training_cpu_seconds": float_history(plan, seed, act).cpu_seconds, **scored_by_split(net, dataset, plan.accelerator)}
 
 
 def scored_by_split(net: GraphModule, dataset: Dataset, accelerator: str) -> dict[str, Any]:
     """split -> {'map50', 'map', 'ap50' of each class} of a module, for the validation split and for a test split where there is one."""
-    found = {}
+    found, size = {}, net.graph.of("input")[0].shape[-1]
     for split in splits(dataset):
         samples = dataset.splits[split]
-        boxes = predict(net, samples, SIZE, len(dataset.classes), accelerator=accelerator)  # type: ignore[arg-type]
+        boxes = predict(net, samples, size, len(dataset.classes), accelerator=accelerator)  # type: ignore[arg-type]
         found[split] = figures_of(coco_map(samples, boxes, dataset.classes))
     return found
 
