@@ -16,10 +16,7 @@ from nas.quant.noise import Noise, pooled
 RESAMPLES = 10_000
 COVER = 0.95
 ENOUGH_SEEDS = 5  # with fewer, all seeds agree by mere chance too often: 4 of 4 one time in 8
-FIGURES = {
-    "train_loss": "training loss", "val_loss": "validation loss", "gap": "gap", "overfit": "over-fitting", "map50": "mAP50", "map": "mAP",
-    "sigma": "flatness σ",
-}  # fmt: skip
+FIGURES = ("train_loss", "val_loss", "gap", "overfit", "map50", "map", "sigma")
 
 
 @dataclass(frozen=True)
