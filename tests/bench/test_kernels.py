@@ -1,13 +1,15 @@
 """The kernel benchmark: every engine computes the same convolution, and ours what the portable reference computes."""
 
+import dataclasses
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nas.bench import kernels
+from nas.bench import kernels, layers
 from nas.bench.engines import PEERS, BenchError, edgenas, litert, onnx_layers
 from nas.bench.kernels import Bench, Row, run
 from nas.bench.kernels_text import fastest
@@ -49,9 +51,16 @@ def off_by_one(wanted: list[np.ndarray], got: list[np.ndarray]) -> bool:
 
 @pytest.mark.parametrize("graph", [CHAIN, BRANCHES], ids=["chain", "branches"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_onnx_graphs_compute_the_repeated_convolution(graph, channels_last):
+def test_the_onnx_graphs_compute_the_repeated_convolution(graph, channels_last, monkeypatch):
     import onnxruntime as ort
 
+    def seven_bits(layer: Layer, copy: int):
+        """On x86 without VNNI onnxruntime adds two products in 16 bits, which weights of 8 bits overflow."""
+        q = layers.int8_weights(layer, copy)
+        return dataclasses.replace(q, w=q.w // 2)
+
+    for module in (onnx_layers, sys.modules[__name__]):
+        monkeypatch.setattr(module, "int8_weights", seven_bits)
     model = (onnx_layers.qlinear_model if channels_last else onnx_layers.qdq_model)(graph)
     x = codes(graph)
     fed = x.transpose(1, 2, 0)[None] if channels_last else x[None]
