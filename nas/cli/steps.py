@@ -88,11 +88,12 @@ def activations(
     verbose: Verbose = False,
 ) -> None:
     """Choose the activation of each layer within a latency, by what each costs on the device and what the net minds."""
-    from nas.activations import mix_file
     from nas.objectives import parse_quantity
+
+    limit = parse_quantity(target_latency, "latency")  # a wrong unit is said before torch is loaded
+    from nas.activations import mix_file
     from searchspaces.yolo import ACTS
 
-    limit = parse_quantity(target_latency, "latency")
     names = dict.fromkeys(name.strip() for name in candidates.split(",") if name.strip())
     show(mix_file(model, out, data, limit, device, tuple(names) or ACTS, precision, per, sensitivity, check, seed, progress()), json_)
 
