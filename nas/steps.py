@@ -112,14 +112,17 @@ def train_genes(
 
 
 def train_onward(
-    model: Path, out: Path, data: str, epochs: int, accelerator: str, seed: int, progress: Progress
-) -> dict[str, Any]:
+    model: Path, out: Path, data: str, epochs: int, accelerator: str, seed: int, progress: Progress, *, patience: int = 0,
+    repeat_rare: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """A float model from its own weights, at the rate of a fine-tuning, such as one whose activations were chosen."""
     from nas.finalist import Recipe, train_float
     from nas.model import save
+    from nas.train import TrainSettings
 
     trained, dataset = float_detector(model, data)
-    settings = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed).for_qat(trained.size, dataset)
+    train = TrainSettings(patience=patience, repeat_rare=repeat_rare)
+    settings = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed, train=train).for_qat(trained.size, dataset)
     folder = out.parent / STEP_FOLDER.format(name=out.name)
     with progress.task("train", epochs) as task:
         result, history = train_float(

@@ -35,7 +35,7 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("edgenas: interrupted; edgenas resume goes on with a run, a study or a training when it is asked for again", file=sys.stderr)
+        print("edgenas: interrupted; edgenas resume goes on with a run, the same command with a study or a training", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as fault:
         if verbose:

@@ -127,7 +127,7 @@ def bench_scale(
 def bench_accuracy(
     tables: Annotated[str, typer.Option(help="Names, separated by commas; default: all.")] = "",
     data: Data = "digits",
-    epochs: Annotated[int, typer.Option(help="Of a float training; quantized ones take half as many.")] = 60,
+    epochs: Annotated[int, typer.Option(help="Of a float training; what starts from its weights takes a half or less.")] = 60,
     seeds: Annotated[int, typer.Option(help="Trainings over which mean and spread are taken.")] = 3,
     accelerator: Accelerator = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not done again.")] = Path("runs/accuracy"),

@@ -38,7 +38,7 @@ def train(
     if genes.suffix == ".safetensors":
         if start is not None or teacher is not None:
             raise typer.BadParameter("a model is trained on from its own weights, without a teacher; leave --start and --teacher out")
-        show(train_onward(genes, out, data, epochs, accelerator, seed, progress()), json_)
+        show(train_onward(genes, out, data, epochs, accelerator, seed, progress(), patience=patience, repeat_rare=repeat_rare), json_)
         return
     found = train_genes(
         genes, out, data, space, start, epochs, accelerator, seed, progress(), teacher=teacher, patience=patience, repeat_rare=repeat_rare

@@ -18,8 +18,6 @@ FLOAT = "fp"
 BITS = (FLOAT, "8", "4", "2", "1")  # of weights and activations alike
 EVALUATIONS = 10  # of mAP over a training
 _STILL = AugmentSettings(mosaic=0, scale=0, translate=0, flip_horizontal=0, hue=0, saturation=0, value=0)
-
-
 SMALL = {
     "resolution": 96, "backbone.block": "c2f", "neck": "pan", "neck.block": "c2f",
     **{f"{part}.act": "silu" for part in ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")},
@@ -123,4 +121,3 @@ class Study:
 
     def of(self, bits: str) -> list[Cell]:
         return [cell for cell in self.cells if cell.bits == bits]
-

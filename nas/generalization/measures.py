@@ -24,10 +24,11 @@ from nas.quant.noise import (
     uniform_rise,
 )
 from nas.quant.precisions import at_precision
+from nas.quant.sensitivity import layer_of
 from nas.train import LossSettings, assigned, detection_loss, targets_of
 from nas.train.evaluate import images_to
 from searchspaces import Graph, Weights
-from searchspaces.module import GraphModule, Weighted, to_torch
+from searchspaces.module import GraphModule, to_torch
 from searchspaces.ops import WEIGHTED
 from searchspaces.rewrite import fold_batchnorm
 
@@ -79,7 +80,7 @@ class Probe:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        return {name: weighted(self.model, name).weight.detach() for name in self.layers}
+        return {name: layer_of(self.model, name).weight.detach() for name in self.layers}
 
     def loss(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Mean over the batches.  Layers that are not named keep their weights."""
@@ -96,7 +97,7 @@ def as_it_runs(model: GraphModule) -> GraphModule:
     arrays = {name: array for name, array in model.weights().arrays().items() if not name.endswith(".weight_scale")}
     changed = {}
     for node in model.graph.of(*WEIGHTED):
-        layer = weighted(model, node.name)
+        layer = layer_of(model, node.name)
         changed[node.name] = node.without("wbits")
         if layer.quantizer is not None:
             arrays[f"{node.name}.weight"] = layer.quantizer(layer.weight).detach().numpy()
@@ -113,7 +114,7 @@ def trained_noise(model: GraphModule) -> list[LayerNoise]:
     """Rounding noise of a fake-quantized net at the steps that it has learned."""
     found = []
     for node in model.graph.of(*WEIGHTED):
-        layer = weighted(model, node.name)
+        layer = layer_of(model, node.name)
         if layer.quantizer is not None:
             found.append(LayerNoise(node.name, layer.quantizer.bits, rounding(layer.weight, layer.quantizer).noise))
     return found
@@ -149,14 +150,8 @@ def _rises(name: str, probe: Probe, roundings: Mapping[int, Mapping[str, Roundin
 
 
 def _fitted(net: GraphModule, name: str, bits: int) -> Rounding:
-    layer = weighted(net, name)
+    layer = layer_of(net, name)
     return fitted_rounding(layer.weight.detach(), bits, 1 if layer.node.op == "conv_transpose2d" else 0)
-
-
-def weighted(model: GraphModule, name: str) -> Weighted:
-    layer = dict(model.layers.items())[name.replace(".", "/")]
-    assert isinstance(layer, Weighted)
-    return layer
 
 
 def spread(items: Sequence[T], most: int) -> Sequence[T]:

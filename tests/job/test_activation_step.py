@@ -11,6 +11,7 @@ from nas.activations import mix_file
 from nas.model import Model, load, save
 from nas.progress import Silent
 from nas.steps import StepError, train_onward
+from nas.train import TrainError
 from searchspaces import YOLO
 from searchspaces.module import merged_start
 from searchspaces.ops import ACTIVATIONS
@@ -61,6 +62,9 @@ def test_a_model_takes_the_activations_that_fit_and_trains_on_with_them(squares,
     trained = load(tmp_path / "trained.safetensors")
     assert trained.graph == mixed.graph and trained.stage == "float"
     assert any(not np.array_equal(array, mixed.weights.arrays()[name]) for name, array in trained.weights.arrays().items())
+
+    with pytest.raises(TrainError, match="repeat_rare=2"):
+        train_onward(tmp_path / "mix.safetensors", tmp_path / "x.safetensors", str(squares), 1, "cpu", 0, Silent(), repeat_rare=2)
 
     save(Model(begun.graph, begun.weights, ("square", "ring"), "float"), tmp_path / "other.safetensors")
     with pytest.raises(StepError, match="knows the classes square, ring"):

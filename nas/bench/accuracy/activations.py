@@ -20,6 +20,7 @@ from nas.activations import SEEDS, Scores, additivity, choose, operators, replac
 from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs, known
 from nas.bench.accuracy.models import float_cell, float_model, judged, network, recipe
 from nas.bench.accuracy.ranks import spearman
+from nas.bench.accuracy.shown import mean_and_spread
 from nas.data import Dataset
 from nas.deploy.local import find_device
 from nas.finalist import calibration_batches, train_float, train_quantized
@@ -100,7 +101,7 @@ def _costs(plan: Plan, dataset: Dataset, precision: str, folder: Path) -> Figure
 
 def _mixes(plan: Plan, dataset: Dataset, precision: str, seed: int, folder: Path) -> Figures:
     """net -> {'kinds', 'ms'}, and the limit that the mix was chosen for."""
-    at, done = _At(plan, dataset, precision, seed), known(plan, ACTIVATIONS)
+    at, done = _At(plan, dataset, precision, seed), known(plan, dataset, ACTIVATIONS)
     costs: Amounts = done[f"costs-{precision}"]["costs"]
     scores = Scores(**{name: done[f"scores-s{seed}"][name] for name in Scores.__dataclass_fields__})
     uniform = {kind: dict.fromkeys(at.places, kind) for kind in ("silu", "relu")}
@@ -122,7 +123,7 @@ def _as_fast(costs: Amounts, kinds: Mapping[str, str], seed: int) -> dict[str, s
 def _trained(plan: Plan, dataset: Dataset, precision: str, net: str, seed: int, folder: Path) -> Figures:
     """Trained on in float, then at its bits."""
     at = _At(plan, dataset, precision, seed)
-    found = known(plan, ACTIVATIONS)[f"mixes-{precision}-s{seed}"]["nets"][net]
+    found = known(plan, dataset, ACTIVATIONS)[f"mixes-{precision}-s{seed}"]["nets"][net]
     begun = _onward(plan, dataset, at.model, found["kinds"], seed, folder)
     settings = recipe(plan, seed, quantized_epochs(plan))
     done, _ = train_quantized(
@@ -169,13 +170,9 @@ def _accuracies(done: Mapping[str, Figures], precision: str) -> list[str]:
         cells = [cell for key, cell in done.items() if key.startswith(f"{net}-{precision}-s")]
         if cells:
             ms = float(np.mean([cell["ms"] for cell in cells]))
-            scores = [_spread([cell[name] for cell in cells]) for name in ("map50", "map")]
+            scores = [mean_and_spread([cell[name] for cell in cells]) for name in ("map50", "map")]
             rows.append(f"       {net:<9}{ms:8.3f}" + "".join(f"{score:>16}" for score in scores) + f"{len(cells):4}")
     return [f"       {'net':<9}{'ms':>8}{'mAP50':>16}{'mAP':>16}{'n':>4}", *rows] if rows else []
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 def _validity(done: Mapping[str, Figures]) -> list[str]:
