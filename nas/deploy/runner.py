@@ -6,7 +6,6 @@ the compiler, and build/, whose objects make the next build short. This machine'
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -15,12 +14,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.deploy.errors import DeployError
+from nas.locks import alone
 from nas.model import write_whole
 from nas.progress import Progress, Silent
 from nas.runtime import executor
@@ -101,7 +99,7 @@ def build(target: Target, program: str = PROGRAM, progress: Progress | None = No
         return kept
     (progress or Silent()).say(f"building {program} for {target.name} with {tools.name}, once; this takes a minute")
     folder = cache() / "build" / f"{target.name}-{tools.name}-{hashlib.sha256(bytes(source)).hexdigest()[:8]}"
-    with _alone(folder):
+    with alone(folder / ".lock"):
         configure = ["-S", str(source), "-B", str(folder), *tools.settings, "-DEDGENAS_PYTHON=OFF", "-DEDGENAS_RUNNER=ON"]
         if not is_host(target):
             configure += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target.name}"]
@@ -195,12 +193,3 @@ def _cmake(arguments: list[str]) -> None:
 def _paths() -> str:
     """PATH, the environment of this Python first: cmake and ninja are often installed by pip there."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One build at a time in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,5 +1,10 @@
 """Tables of trainings: nothing is done twice, gaps are shown, and module and artifact of a trained net score the same."""
 
+import multiprocessing
+import os
+import time
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -101,6 +106,32 @@ def test_a_folder_of_another_plan_is_refused_and_more_seeds_are_not(discs, tmp_p
         run([table_of([])], Plan(discs, 4, 1, "cpu", tmp_path))
     with pytest.raises(BenchError, match="no table 'qats'; tables: training, qat"):
         named(["qats"])
+
+
+def test_several_processes_share_the_cells_of_one_folder(discs, tmp_path):
+    """None is done twice, each by one of them, and one that needs another waits for it whoever does it."""
+    plan, todo = Plan(discs, 2, 1, "cpu", tmp_path / "out"), [f"cell{k}" for k in range(6)]
+
+    def work(key, folder):
+        with (tmp_path / "done").open("a") as done:
+            done.write(f"{key} {os.getpid()}\n")
+        time.sleep(0.3)
+        return {"known": sorted(file.stem for file in (plan.out / "shared-out").glob("*.json"))}
+
+    cells = [Cell("last", 1.0, partial(work, "last"), after=tuple(todo)), *(Cell(key, 1.0, partial(work, key)) for key in todo)]
+    table = Table("shared-out", "", lambda plan, dataset: cells, lambda cells: "")
+    fork = multiprocessing.get_context("fork")
+    others = [fork.Process(target=run, args=([table], plan)) for _ in range(2)]
+    for process in others:
+        process.start()
+    found = run([table], plan)
+    for process in others:
+        process.join()
+        assert process.exitcode == 0
+    done = [line.split() for line in (tmp_path / "done").read_text().splitlines()]
+    assert sorted(key for key, _ in done) == sorted(["last", *todo]) and len({process for _, process in done}) > 1
+    assert found.cells["shared-out"]["last"]["known"] == todo
+    assert not list(plan.out.rglob("*.lock"))
 
 
 def scores(map50):

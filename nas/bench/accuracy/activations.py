@@ -64,9 +64,11 @@ def cells(plan: Plan, dataset: Dataset) -> list[Cell]:
         for precision in AT:
             if seed == 0:
                 found.append(Cell(f"costs-{precision}", 0.0, partial(_costs, plan, dataset, precision)))
-            found.append(Cell(f"mixes-{precision}-s{seed}", 0.0, partial(_mixes, plan, dataset, precision, seed)))
+            found.append(Cell(f"mixes-{precision}-s{seed}", 0.0, partial(_mixes, plan, dataset, precision, seed),
+                              after=(f"costs-{precision}", f"scores-s{seed}")))  # fmt: skip
             work = epoch * (short(plan) + QAT_COST * quantized_epochs(plan))
-            found += [Cell(f"{net}-{precision}-s{seed}", work, partial(_trained, plan, dataset, precision, net, seed)) for net in NETS]
+            found += [Cell(f"{net}-{precision}-s{seed}", work, partial(_trained, plan, dataset, precision, net, seed),
+                           after=(f"mixes-{precision}-s{seed}",)) for net in NETS]  # fmt: skip
     return found
 
 

@@ -1,8 +1,9 @@
 """The frame of `edgenas bench accuracy`: tables of trainings, each a list of cells that are kept one by one.
 
 A cell is one training or one measurement of a table, kept as OUT/<table>/<cell>.json as soon as it is known; a benchmark that was
-killed goes on with what is not there yet.  The estimate that is printed before the start comes from a few training steps on this machine
-and the work that each cell says it holds; minutes of timing nets are not in it.
+killed goes on with what is not there yet, and several processes with one OUT share the cells between them.  The estimate that is printed
+before the start comes from a few training steps on this machine and the work that each cell says it holds; minutes of timing nets are not
+in it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 from nas.bench.engines import BenchError
 from nas.data import Dataset
 from nas.data import load as load_data
+from nas.locks import alone
 from nas.model import write_whole
-from nas.progress import Progress, Silent
+from nas.progress import Progress, Silent, Task
 
 Figures = Mapping[str, Any]  # of one cell: what is kept as JSON
 _STEPS, _BATCH = 4, 8  # of training, timed for the estimate
+_POLL = 1.0  # s between two looks at what other processes do
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,19 @@ class Plan:
 @dataclass(frozen=True)
 class Cell:
     """`key` is its name in the table and of its file.  `work`: images of float training times the network's GMACs, a quantized epoch
-    counted as QAT_COST float ones.  `run` gets a folder of its own for checkpoints; what it leaves there it may go on from.
+    counted as QAT_COST float ones.  `run` gets a folder of its own for checkpoints; what it leaves there it may go on from.  It starts
+    when the cells named in `after` are known.
     """
 
     key: str
     work: float
     run: Callable[[Path], Figures]
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """`cells` in the order in which they run: a later one may build on what an earlier one left in Plan.shared.  `text` shows the cells
-    that are known, key -> figures, as aligned lines under a heading."""
+    """`cells` in the order in which they run.  `text` shows the cells that are known, key -> figures, as aligned lines under a heading."""
 
     name: str
     summary: str
@@ -85,28 +89,47 @@ class Bench:
 
 
 def run(tables: Sequence[Table], plan: Plan, progress: Progress | None = None) -> Bench:
-    """Every cell that is not known yet, table by table.  Raises BenchError where `plan.out` holds a benchmark of another plan."""
+    """Every cell that is not known yet, table by table; one that another process is at is left to it.
+
+    Raises BenchError where `plan.out` holds a benchmark of another plan.
+    """
     from nas.provenance import commit, cpu_name, versions
 
     progress = progress or Silent()
     _claim(plan)
     dataset = plan.dataset()
-    todo = {table.name: [c for c in table.cells(plan, dataset) if not _file(plan, table, c.key).exists()] for table in tables}
-    waiting = [cell for cells in todo.values() for cell in cells]
-    if waiting:
+    todo = {table: [c for c in table.cells(plan, dataset) if not _file(plan, table, c.key).exists()] for table in tables}
+    if any(todo.values()):
         pace = seconds_per_work(plan.accelerator)
-        for name, cells in todo.items():
-            progress.say(f"{name}: {len(cells)} cells to do, about {_span(pace * sum(cell.work for cell in cells))}")
-    with progress.task("cells", len(waiting)) as task:
-        for table in tables:
-            for cell in todo[table.name]:
-                start = time.process_time()
-                figures = dict(cell.run(plan.out / table.name / cell.key))
-                figures |= {"cpu_seconds": time.process_time() - start}
-                write_whole(_file(plan, table, cell.key), json.dumps(figures, indent=1).encode())
-                task.advance(1, f"{table.name} {cell.key}")
+        for table, cells in todo.items():
+            progress.say(f"{table.name}: {len(cells)} cells to do, about {_span(pace * sum(cell.work for cell in cells))}")
+    left = [(table, cell) for table, cells in todo.items() for cell in cells]
+    with progress.task("cells", len(left)) as task:
+        while left:
+            busy = [(table, cell) for table, cell in left if not _done(plan, table, cell, task)]
+            if len(busy) == len(left):
+                time.sleep(_POLL)
+            left = busy
     about = {"cpu": cpu_name(), "commit": commit() or "unknown", "versions": versions()}
     return Bench(plan, about, {table.name: known(plan, dataset, table) for table in tables}, tuple(tables))
+
+
+def _done(plan: Plan, table: Table, cell: Cell, task: Task) -> bool:
+    """Whether a cell is known, now or since long; not where it has to wait for another one or another process is at it."""
+    file = _file(plan, table, cell.key)
+    if not all(_file(plan, table, key).exists() for key in cell.after):
+        return False
+    with alone(file.with_suffix(".lock"), wait=False) as mine:
+        if not mine:
+            return False
+        if not file.exists():
+            start = time.process_time()
+            figures = dict(cell.run(file.with_suffix("")))
+            figures |= {"cpu_seconds": time.process_time() - start}
+            write_whole(file, json.dumps(figures, indent=1).encode())
+        file.with_suffix(".lock").unlink()  # who waits for it finds the file
+    task.advance(1, f"{table.name} {cell.key}")
+    return True
 
 
 def known(plan: Plan, dataset: Dataset, table: Table) -> dict[str, Figures]:

@@ -11,6 +11,7 @@ from nas.bench.accuracy.core import Cell, Figures, Plan, gmacs
 from nas.bench.networks import detector
 from nas.data import Dataset, val_batches
 from nas.finalist import Recipe, train_float
+from nas.locks import alone
 from nas.model import Model, load, save, write_whole
 from nas.train import History, coco_map, mean_loss, predict
 from searchspaces import YOLO, Graph
@@ -37,16 +38,25 @@ def float_file(plan: Plan, seed: int, act: str = ACTS[0]) -> Path:
 
 
 def float_model(plan: Plan, dataset: Dataset, seed: int, act: str = ACTS[0]) -> Model:
-    """The trained float net of a seed; trained here where no table has done so yet, going on where that was cut off."""
+    """The trained float net of a seed; trained here where no table has done so yet, going on where that was cut off.
+
+    Where another process is at it, it is waited for.
+    """
     path = float_file(plan, seed, act)
     if not path.exists():
-        graph = network(len(dataset.classes), act)
-        settings = recipe(plan, seed, plan.epochs).for_float(graph.of("input")[0].shape[-1], dataset, quantized=False)
-        model, history = train_float(graph, dataset, settings, path.with_suffix(""), lambda stage, record: None)
-        write_whole(_history_file(path), msgspec.json.encode(history))
-        save(model, path)
-        shutil.rmtree(path.with_suffix(""))
+        with alone(path.with_suffix(".lock")):
+            if not path.exists():
+                _train_float(plan, dataset, seed, act, path)
     return load(path)
+
+
+def _train_float(plan: Plan, dataset: Dataset, seed: int, act: str, path: Path) -> None:
+    graph = network(len(dataset.classes), act)
+    settings = recipe(plan, seed, plan.epochs).for_float(graph.of("input")[0].shape[-1], dataset, quantized=False)
+    model, history = train_float(graph, dataset, settings, path.with_suffix(""), lambda stage, record: None)
+    write_whole(_history_file(path), msgspec.json.encode(history))
+    save(model, path)
+    shutil.rmtree(path.with_suffix(""))
 
 
 def float_history(plan: Plan, seed: int, act: str = ACTS[0]) -> History:
