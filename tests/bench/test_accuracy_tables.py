@@ -31,7 +31,7 @@ def plan(tmp_path, monkeypatch):
     write_digits(tmp_path / "data", {"train": 6, "val": 4})
     for module in (bits, activations, models):
         monkeypatch.setattr(module, "network", network)
-    monkeypatch.setattr(core, "seconds_per_work", lambda accelerator: 1.0)
+    monkeypatch.setattr(core, "seconds_per_work", lambda accelerator, precision: 1.0)
     return Plan(str(tmp_path / "data" / "data.yaml"), 1, 1, "cpu", tmp_path / "out")
 
 

@@ -40,7 +40,7 @@ def discs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch):
-    monkeypatch.setattr(frame, "seconds_per_work", lambda accelerator: 60.0)
+    monkeypatch.setattr(frame, "seconds_per_work", lambda accelerator, precision: 60.0)
 
 
 def small(classes, act="relu"):

@@ -26,7 +26,7 @@ def small(device, monkeypatch):
         monkeypatch.setattr(module, "find_device", lambda name, progress=None: here)
     monkeypatch.setattr(joint, "FAMILIES", {"yolov8n": "c2f"})
     monkeypatch.setattr(joint, "PRECISIONS", ("w4a4",))
-    monkeypatch.setattr("nas.bench.accuracy.core.seconds_per_work", lambda accelerator: 1.0)
+    monkeypatch.setattr("nas.bench.accuracy.core.seconds_per_work", lambda accelerator, precision: 1.0)
 
 
 def test_every_contender_is_trained_within_the_budget_and_random_search_gets_the_epochs_of_the_search(small, squares, tmp_path):

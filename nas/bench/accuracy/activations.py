@@ -17,7 +17,7 @@ import numpy as np
 
 from hwmodels.device import LOCAL
 from nas.activations import SEEDS, Scores, additivity, choose, operators, replaced, scored, sites, total
-from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs, known
+from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs, known
 from nas.bench.accuracy.models import float_cell, float_model, judged, network, recipe
 from nas.bench.accuracy.ranks import spearman
 from nas.bench.accuracy.shown import mean_and_spread
@@ -66,8 +66,8 @@ def cells(plan: Plan, dataset: Dataset) -> list[Cell]:
                 found.append(Cell(f"costs-{precision}", 0.0, partial(_costs, plan, dataset, precision)))
             found.append(Cell(f"mixes-{precision}-s{seed}", 0.0, partial(_mixes, plan, dataset, precision, seed),
                               after=(f"costs-{precision}", f"scores-s{seed}")))  # fmt: skip
-            work = epoch * (short(plan) + QAT_COST * quantized_epochs(plan))
-            found += [Cell(f"{net}-{precision}-s{seed}", work, partial(_trained, plan, dataset, precision, net, seed),
+            work, low = epoch * short(plan), epoch * quantized_epochs(plan)
+            found += [Cell(f"{net}-{precision}-s{seed}", work, partial(_trained, plan, dataset, precision, net, seed), low,
                            after=(f"mixes-{precision}-s{seed}",)) for net in NETS]  # fmt: skip
     return found
 

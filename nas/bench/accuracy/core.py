@@ -47,14 +47,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """`key` is its name in the table and of its file.  `work`: images of float training times the network's GMACs, a quantized epoch
-    counted as QAT_COST float ones.  `run` gets a folder of its own for checkpoints; what it leaves there it may go on from.  It starts
+    """`key` is its name in the table and of its file.  `work`: images of float training times the network's GMACs, `quantized` the same of
+    quantized training.  `run` gets a folder of its own for checkpoints; what it leaves there it may go on from.  It starts
     when the cells named in `after` are known.
     """
 
     key: str
     work: float
     run: Callable[[Path], Figures]
+    quantized: float = 0.0
     after: tuple[str, ...] = ()
 
 
@@ -66,9 +67,6 @@ class Table:
     summary: str
     cells: Callable[[Plan, Dataset], Sequence[Cell]]
     text: Callable[[Mapping[str, Figures]], str]
-
-
-QAT_COST = 4.0  # of a quantized epoch in float ones where float trains in bf16; in fp32 it is about 2
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,10 @@ def run(tables: Sequence[Table], plan: Plan, progress: Progress | None = None) -
     dataset = plan.dataset()
     todo = {table: [c for c in table.cells(plan, dataset) if not _file(plan, table, c.key).exists()] for table in tables}
     if any(todo.values()):
-        pace = seconds_per_work(plan.accelerator)
+        pace, quantized_pace = (seconds_per_work(plan.accelerator, precision) for precision in ("", "w4a4"))
         for table, cells in todo.items():
-            progress.say(f"{table.name}: {len(cells)} cells to do, about {_span(pace * sum(cell.work for cell in cells))}")
+            seconds = sum(pace * cell.work + quantized_pace * cell.quantized for cell in cells)
+            progress.say(f"{table.name}: {len(cells)} cells to do, about {_span(seconds)}")
     left = [(table, cell) for table, cells in todo.items() for cell in cells]
     with progress.task("cells", len(left)) as task:
         while left:
@@ -152,29 +151,39 @@ def _claim(plan: Plan) -> None:
         raise BenchError(f"{plan.out} holds a benchmark of {kept}; give another --out, or the same plan")
 
 
-def seconds_per_work(accelerator: str) -> float:
-    """Wall seconds that an image x GMAC of float training takes on this machine, by a few steps of a YOLOv8n at 160 px."""
+def seconds_per_work(accelerator: str, precision: str = "") -> float:
+    """Wall seconds that an image x GMAC of training takes on this machine, by a few steps of a YOLOv8n at 160 px: of float training, or of
+    quantized training at a precision with the float net as its teacher, both in the type of floats that the recipe takes."""
     import torch
 
     from nas.bench.networks import CLASSES, yolov8n
-    from nas.train import compute_type, detection_loss, pick_device
+    from nas.quant import fake_quantized
+    from nas.train import compute_type, detection_loss, distillation_loss, pick_device
     from nas.train.assign import Targets
     from searchspaces.module import to_torch
     from searchspaces.quantizers import floated
 
     device = pick_device(accelerator)  # type: ignore[arg-type]
-    graph = floated(yolov8n(160, "silu"))
-    net = to_torch(graph).to(device).train()
-    images = torch.rand(_BATCH, 3, 160, 160, device=device)
+    graph = yolov8n(160, "silu", precision or "w8a8")
+    images = torch.rand(_BATCH, 3, 160, 160).to(memory_format=torch.channels_last)
+    teacher = to_torch(floated(graph)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = fake_quantized(graph, teacher.weights(), [images]).to(device, memory_format=torch.channels_last) if precision else teacher  # type: ignore[call-overload]
+    images = images.to(device)
     boxes = torch.tensor([[20.0, 20.0, 90.0, 90.0]], device=device).repeat(_BATCH, 1)
     targets = Targets(boxes, torch.zeros(_BATCH, dtype=torch.int64, device=device), torch.arange(_BATCH, device=device))
-    low = compute_type(device, "auto") is torch.bfloat16
+    low = not precision and compute_type(device, "auto") is torch.bfloat16
+    net.train()
     spent = []
     for _ in range(_STEPS):
         start = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
             maps = net(images)
-        detection_loss(maps, targets, len(CLASSES)).total.backward()
+        loss = detection_loss(maps, targets, len(CLASSES)).total
+        if precision:
+            with torch.no_grad():
+                taught = teacher(images)
+            loss = loss + distillation_loss(maps, taught, len(CLASSES))
+        loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         spent.append(time.perf_counter() - start)

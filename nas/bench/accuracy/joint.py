@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.limits import priced
-from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
 from nas.bench.networks import detector
 from nas.candidates import Costs, columns
 from nas.data import Dataset
@@ -43,7 +43,7 @@ class Setting:
     """`shares` of YOLOv8n's latency; `scored` candidates of a search, of which `entrants` are trained; what nano YOLOs are scaled by."""
 
     space: str = "yolo"
-    shares: tuple[float, ...] = (0.5, 1.0, 2.0)
+    shares: tuple[float, ...] = (0.25, 0.5, 1.0)
     scored: int = 300
     entrants: int = 9
     sides: tuple[int, ...] = tuple(range(96, 481, 32))
@@ -133,15 +133,17 @@ class Contest:
     def cells(self) -> list[Cell]:
         """The random search takes its epochs from the search, all their limit from the reference."""
         low = self.recipe.qat_epochs
-        one = (self.recipe.epochs - low) + QAT_COST * low
         rungs = ladder(self.setting.entrants, 1)
-        climbed = one * (1 + sum(rung.share * rung.candidates for rung in rungs))
+        climbed = 1 + sum(rung.share * rung.candidates for rung in rungs)
         pace = len(self.dataset.train) * self.share * gmacs(YOLO.build(_reference(), len(self.dataset.classes)))
         runs: dict[str, tuple[float, Callable[[Path], Figures]]] = {"search": (climbed, self.searched), "random": (climbed, self.drawn)}
         for (name, block), precision in product(FAMILIES.items(), PRECISIONS):
-            runs[f"{name}-{precision}"] = one, partial(self.scaled, block, precision)
+            runs[f"{name}-{precision}"] = 1.0, partial(self.scaled, block, precision)
         after = {"random": (REFERENCE, self.key("search"))}
-        return [Cell(self.key(name), pace * epochs, run, after.get(name, (REFERENCE,))) for name, (epochs, run) in runs.items()]
+        return [
+            Cell(self.key(name), pace * times * (self.recipe.epochs - low), run, pace * times * low, after.get(name, (REFERENCE,)))
+            for name, (times, run) in runs.items()
+        ]
 
 
 def widened(block: str, side: int, factor: float, precision: str) -> Arch:

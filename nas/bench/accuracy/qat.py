@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from nas.bench.accuracy.core import QAT_COST, Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
 from nas.bench.accuracy.models import float_model, network, recipe
 from nas.bench.accuracy.shown import aligned, mean_and_spread
 from nas.bench.accuracy.training import SCORED, figures_of, scored_by_split, splits
@@ -43,9 +43,9 @@ def _epochs(plan: Plan) -> int:
 
 def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
     images = _epochs(plan) * len(dataset.train)
-    work = QAT_COST * images * gmacs(network(len(dataset.classes)))
+    work = images * gmacs(network(len(dataset.classes)))
     return [
-        Cell(f"{act}-{precision}-s{seed}", work, partial(_quantized, plan, dataset, act, precision, seed))
+        Cell(f"{act}-{precision}-s{seed}", 0.0, partial(_quantized, plan, dataset, act, precision, seed), work)
         for seed in range(plan.seeds)
         for act, precision in NETS
     ]
