@@ -1,5 +1,5 @@
 # make search   set up what is missing, then the main job on the embedded data (digits on photographs), device `local`
-# make test     set up what is missing, then the tests
+# make test     set up what is missing, then the tests, a process for each core
 # make setup    only .venv
 PYTHON ?= python3
 VENV    = .venv
@@ -26,7 +26,7 @@ search: $(STAMP)
 	$(VENV)/bin/edgenas search --data digits --device local --max-latency 1ms --max-size 1MB --budget 100 --finalists 2 --epochs 16 --out runs/digits
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
