@@ -128,6 +128,7 @@ def bench_accuracy(
     tables: Annotated[str, typer.Option(help="Names, separated by commas; default: all.")] = "",
     data: Data = "digits",
     epochs: Annotated[int, typer.Option(help="Of a float training; what starts from its weights takes a half or less.")] = 60,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels, where it is not searched.")] = 160,
     seeds: Annotated[int, typer.Option(help="Trainings over which mean and spread are taken.")] = 3,
     accelerator: Accelerator = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not done again.")] = Path("runs/accuracy"),
@@ -137,7 +138,7 @@ def bench_accuracy(
     """What trainings, bit-widths and searched networks reach over seeds: hours, which are said before it starts."""
     from nas.bench.accuracy import Plan, named, run
 
-    write(run(named(_names(tables)), Plan(data, epochs, seeds, accelerator, out), progress()), json_)
+    write(run(named(_names(tables)), Plan(data, epochs, seeds, accelerator, out, size), progress()), json_)
 
 
 def _names(text: str) -> list[str]:

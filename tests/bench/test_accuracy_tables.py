@@ -11,7 +11,7 @@ from searchspaces import YOLO
 SMALL = {"resolution": 96, "backbone.block": "c2f", "neck": "fpn", "neck.block": "c2f", "stem.width": 8}
 
 
-def network(classes: int, act: str = "silu"):
+def network(plan, classes: int, act: str = "silu"):
     acts = {name: act for name in YOLO.repair({}).genes if name.endswith(".act")}
     return YOLO.build(YOLO.arch({**YOLO.repair({}).genes, **SMALL, **acts}), classes)
 

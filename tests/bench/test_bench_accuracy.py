@@ -43,7 +43,7 @@ def untimed(monkeypatch):
     monkeypatch.setattr(frame, "seconds_per_work", lambda accelerator, precision: 60.0)
 
 
-def small(classes, act="relu"):
+def small(plan, classes, act="relu"):
     """A detector of twenty convolutions."""
     g = Builder()
     with g.precision(8, 8):
@@ -102,7 +102,7 @@ def test_a_benchmark_that_was_cut_off_goes_on_with_what_is_missing_and_says_how_
 def test_a_folder_of_another_plan_is_refused_and_more_seeds_are_not(discs, tmp_path):
     run([table_of([])], Plan(discs, 2, 1, "cpu", tmp_path))
     run([table_of([])], Plan(discs, 2, 3, "cpu", tmp_path))
-    with pytest.raises(BenchError, match="with 2 epochs; give another --out"):
+    with pytest.raises(BenchError, match="at 160 px with 2 epochs; give another --out"):
         run([table_of([])], Plan(discs, 4, 1, "cpu", tmp_path))
     with pytest.raises(BenchError, match="no table 'qats'; tables: training, qat"):
         named(["qats"])
@@ -146,20 +146,26 @@ def test_texts_show_what_is_known_and_leave_out_what_is_not():
     lines = qat.text({"relu-w2a2-s1": figures}).splitlines()
     assert len(lines) == 3
     assert lines[2].split() == ["relu", "w2a2", "val", "1", "0.800", "0.700", "0.350", "0.701", "0.0010", "0.099", "0.08"]
+    better = {"val": {"artifact": scores(0.75)}}
+    lines = qat.WAYS_TABLE.text({"usual-s0": figures, "usual-s1": figures, "ladder-8-4-s1": better}).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["usual", "ladder-8-4"] and lines[3].split()[1:] == ["1", "0.750", "0.375", "0.049"]
     assert training.text({}).endswith("nothing known yet") and qat.text({}).endswith("nothing known yet")
 
 
 def test_module_and_artifact_of_quantized_nets_that_have_learned_score_the_same(discs, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ACTS", ("relu",))
     monkeypatch.setattr(qat, "NETS", {("relu", "w4a4"): 0.02, ("relu", "w3a3"): 0.04})
+    monkeypatch.setattr(qat, "HARD", ("relu", "w3a3"))
+    monkeypatch.setattr(qat, "WAYS", {qat.USUAL: qat.QatSettings()})
     for module in (models, training, qat):
         monkeypatch.setattr(module, "network", small)
     plan = Plan(discs, 44, 1, "cpu", tmp_path)
-    found = run(named(["training", "qat"]), plan)
+    found = run(named(["training", "qat", "ways"]), plan)
     assert found.cells["training"]["relu-s0"]["val"]["map50"] > 0.3
     for figures in found.cells["qat"].values():
         val = figures["val"]
         assert val["module"]["map50"] > 0.3 and abs(val["module"]["map50"] - val["artifact"]["map50"]) <= qat.APART
         assert val["fp32"] == found.cells["training"]["relu-s0"]["val"]
+    assert found.cells["ways"]["usual-s0"]["val"] == found.cells["qat"]["relu-w3a3-s0"]["val"]  # and was not trained again
     kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
-    assert kept == {"shared", "shared/float", "training", "qat", "qat/relu-w4a4-s0", "qat/relu-w3a3-s0"}
+    assert kept == {"shared", "shared/float", "training", "qat", "ways", "qat/relu-w4a4-s0", "qat/relu-w3a3-s0"}

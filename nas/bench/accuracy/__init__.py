@@ -7,11 +7,11 @@ from nas.bench.accuracy.activations import ACTIVATIONS
 from nas.bench.accuracy.bits import BITS
 from nas.bench.accuracy.core import Bench, Cell, Figures, Plan, Table, run
 from nas.bench.accuracy.joint import JOINT
-from nas.bench.accuracy.qat import QAT
+from nas.bench.accuracy.qat import QAT, WAYS_TABLE
 from nas.bench.accuracy.training import TRAINING
 from nas.bench.engines import BenchError
 
-_EVERY: tuple[Table, ...] = (TRAINING, QAT, BITS, ACTIVATIONS, JOINT)
+_EVERY: tuple[Table, ...] = (TRAINING, QAT, WAYS_TABLE, BITS, ACTIVATIONS, JOINT)
 TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _EVERY})
 
 

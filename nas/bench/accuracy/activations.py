@@ -52,7 +52,7 @@ def quantized_epochs(plan: Plan) -> int:
 
 
 def cells(plan: Plan, dataset: Dataset) -> list[Cell]:
-    graph = network(len(dataset.classes))
+    graph = network(plan, len(dataset.classes))
     parts, epoch = list(sites(graph, _PER)), gmacs(graph) * len(dataset.train)
     found: list[Cell] = []
     for seed in range(plan.seeds):

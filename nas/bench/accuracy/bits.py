@@ -41,7 +41,7 @@ _PASSES = 100  # of training an image, that all measures take a layer, about
 
 def cells(plan: Plan, dataset: Dataset) -> list[Cell]:
     found: list[Cell] = []
-    graph = network(len(dataset.classes))
+    graph = network(plan, len(dataset.classes))
     layers, cost = len(free_layers(graph)), gmacs(graph)
     for seed in range(plan.seeds):
         found.append(float_cell(plan, dataset, seed))

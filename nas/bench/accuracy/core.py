@@ -29,13 +29,15 @@ _POLL = 1.0  # s between two looks at what other processes do
 
 @dataclass(frozen=True)
 class Plan:
-    """What every table is asked for.  `epochs` of a float training; what starts from its weights takes a share of them."""
+    """What every table is asked for.  `epochs` of a float training; what starts from its weights takes a share of them.  `size`: side of
+    the images in pixels, where a table does not search it."""
 
     data: str
     epochs: int
     seeds: int
     accelerator: str
     out: Path
+    size: int = 160
 
     def dataset(self) -> Dataset:
         return load_data(self.data)
@@ -82,7 +84,9 @@ class Bench:
         return {"plan": {**asdict(self.plan), "out": str(self.plan.out)}, **self.about, "tables": self.cells}
 
     def text(self) -> str:
-        head = f"{self.plan.data}, {self.plan.epochs} epochs, {self.plan.seeds} seeds; {self.about['cpu']}, commit {self.about['commit']}"
+        plan = self.plan
+        head = (f"{plan.data} at {plan.size} px, {plan.epochs} epochs, {plan.seeds} seeds; {self.about['cpu']}, "
+                f"commit {self.about['commit']}")  # fmt: skip
         return "\n\n".join([head, *(table.text(self.cells[table.name]) for table in self.tables)])
 
 
@@ -143,11 +147,11 @@ def _file(plan: Plan, table: Table, key: str) -> Path:
 
 def _claim(plan: Plan) -> None:
     """Write the plan beside its results, or see that it is the one that stands there; more seeds may be added."""
-    path, said = plan.out / "plan.json", {"data": plan.data, "epochs": plan.epochs}
+    path, said = plan.out / "plan.json", {"data": plan.data, "size": plan.size, "epochs": plan.epochs}
     if not path.exists():
         write_whole(path, json.dumps(said).encode())
     elif (found := json.loads(path.read_text())) != said:
-        kept = f"{found['data']} with {found['epochs']} epochs"
+        kept = f"{found.get('data')} at {found.get('size')} px with {found.get('epochs')} epochs"
         raise BenchError(f"{plan.out} holds a benchmark of {kept}; give another --out, or the same plan")
 
 

@@ -1,8 +1,8 @@
 """Table `joint`: what a searched detector reaches within a latency, beside nano YOLOs scaled to fit and beside random search.
 
-Every figure is that of the compiled artifact on this machine.  A latency budget is a share of what a YOLOv8n at 160 px takes here at
-W8A8.  A nano YOLO is scaled in width and resolution to the variant of the highest accuracy score that fits, as measured, and trained
-once; the random search trains networks that fit, whole ones, for as many epochs as the search had in all.
+Every figure is that of the compiled artifact on this machine.  A latency budget is a share of what a YOLOv8n takes here at
+W8A8 and at the plan's size.  A nano YOLO is scaled in width and resolution to the variant of the highest accuracy score that fits, as
+measured, and trained once; the random search trains networks that fit, whole ones, for as many epochs as the search had in all.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Contest:
         low = self.recipe.qat_epochs
         rungs = ladder(self.setting.entrants, 1)
         climbed = 1 + sum(rung.share * rung.candidates for rung in rungs)
-        pace = len(self.dataset.train) * self.share * gmacs(YOLO.build(_reference(), len(self.dataset.classes)))
+        pace = len(self.dataset.train) * self.share * gmacs(YOLO.build(_reference(self.plan), len(self.dataset.classes)))
         runs: dict[str, tuple[float, Callable[[Path], Figures]]] = {"search": (climbed, self.searched), "random": (climbed, self.drawn)}
         for (name, block), precision in product(FAMILIES.items(), PRECISIONS):
             runs[f"{name}-{precision}"] = 1.0, partial(self.scaled, block, precision)
@@ -154,8 +154,8 @@ def widened(block: str, side: int, factor: float, precision: str) -> Arch:
     return YOLO.arch({**genes, **near})
 
 
-def _reference() -> Arch:
-    return detector("c2f", 160, "silu", "w8a8")
+def _reference(plan: Plan) -> Arch:
+    return detector("c2f", plan.size, "silu", "w8a8")
 
 
 def _reference_file(plan: Plan) -> Path:
@@ -165,7 +165,7 @@ def _reference_file(plan: Plan) -> Path:
 def _measured_reference(plan: Plan, dataset: Dataset) -> Cell:
     def run(folder: Path) -> Figures:
         folder.mkdir(parents=True, exist_ok=True)
-        latency = trial_run(_reference(), dataset, folder / "untrained.edge")["latency_ms"]
+        latency = trial_run(_reference(plan), dataset, folder / "untrained.edge")["latency_ms"]
         write_whole(_reference_file(plan), json.dumps(latency).encode())
         return {"latency_ms": latency}
 

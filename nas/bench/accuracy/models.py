@@ -18,14 +18,13 @@ from searchspaces import YOLO, Graph
 from searchspaces.module import GraphModule, to_torch
 from searchspaces.quantizers import floated
 
-SIZE = 160  # px, side of the input
 ACTS = ("silu", "relu")  # YOLOv8n as it was published, and with the activation that low bits want
 _BATCH = 16
 
 
-def network(classes: int, act: str = ACTS[0]) -> Graph:
+def network(plan: Plan, classes: int, act: str = ACTS[0]) -> Graph:
     """YOLOv8n with one activation everywhere, the net of every table that starts from a trained one."""
-    return YOLO.build(detector("c2f", SIZE, act, "w8a8"), classes)
+    return YOLO.build(detector("c2f", plan.size, act, "w8a8"), classes)
 
 
 def recipe(plan: Plan, seed: int, epochs: int) -> Recipe:
@@ -51,7 +50,7 @@ def float_model(plan: Plan, dataset: Dataset, seed: int, act: str = ACTS[0]) -> 
 
 
 def _train_float(plan: Plan, dataset: Dataset, seed: int, act: str, path: Path) -> None:
-    graph = network(len(dataset.classes), act)
+    graph = network(plan, len(dataset.classes), act)
     settings = recipe(plan, seed, plan.epochs).for_float(graph.of("input")[0].shape[-1], dataset, quantized=False)
     model, history = train_float(graph, dataset, settings, path.with_suffix(""), lambda stage, record: None)
     write_whole(_history_file(path), msgspec.json.encode(history))
@@ -70,7 +69,7 @@ def _history_file(path: Path) -> Path:
 
 def float_cell(plan: Plan, dataset: Dataset, seed: int) -> Cell:
     """The training of that net as the cell of a table; no work where it is done."""
-    graph = network(len(dataset.classes))
+    graph = network(plan, len(dataset.classes))
 
     def run(folder: Path) -> Figures:
         model = float_model(plan, dataset, seed)

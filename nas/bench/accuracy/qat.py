@@ -1,4 +1,5 @@
-"""Table `qat`: what quantization-aware training keeps of a float net at each precision, as the trained module and as the artifact.
+"""Tables `qat` and `ways`: what quantization-aware training keeps of a float net at each precision, as the trained module and as the
+artifact, and what its parts are worth at two bits.
 
 Every net starts from the float model of its seed that table `training` keeps, and trains half as many epochs again.
 """
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
+from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs, known
 from nas.bench.accuracy.models import float_model, network, recipe
 from nas.bench.accuracy.shown import aligned, mean_and_spread
 from nas.bench.accuracy.training import SCORED, figures_of, scored_by_split, splits
 from nas.data import Dataset
 from nas.finalist import compile_model, scored, train_quantized
 from nas.model import Model, load, save, write_whole
-from nas.quant import at_precision
+from nas.quant import QatSettings, at_precision
 from nas.runtime import Executor
 from nas.train import History
 from searchspaces.module import to_torch
@@ -34,6 +35,14 @@ NETS: Mapping[tuple[str, str], float | None] = {
     ("relu", "w2a2"): 0.08,
     ("relu", "w1a2"): None,
 }
+HARD = ("relu", "w2a2")  # the net on which ways of training are set side by side
+USUAL = "usual"
+WAYS: Mapping[str, QatSettings] = {
+    USUAL: QatSettings(),
+    "no-teacher": QatSettings(distill=False),
+    "ladder-8-4": QatSettings(ladder=(8, 4)),
+    "norms-anew": QatSettings(norm_batches=16),
+}
 APART = 0.002  # mAP50 that module and artifact may differ by
 
 
@@ -43,19 +52,31 @@ def _epochs(plan: Plan) -> int:
 
 def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
     images = _epochs(plan) * len(dataset.train)
-    work = images * gmacs(network(len(dataset.classes)))
+    work = images * gmacs(network(plan, len(dataset.classes)))
     return [
-        Cell(f"{act}-{precision}-s{seed}", 0.0, partial(_quantized, plan, dataset, act, precision, seed), work)
+        Cell(f"{act}-{precision}-s{seed}", 0.0, partial(_quantized, plan, dataset, act, precision, seed, QatSettings()), work)
         for seed in range(plan.seeds)
         for act, precision in NETS
     ]
 
 
-def _quantized(plan: Plan, dataset: Dataset, act: str, precision: str, seed: int, folder: Path) -> Figures:
-    """split -> scores of 'fp32', 'module' and 'artifact'."""
+def _ways(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
+    work = _epochs(plan) * len(dataset.train) * gmacs(network(plan, len(dataset.classes)))
+    return [
+        Cell(f"{way}-s{seed}", 0.0, partial(_quantized, plan, dataset, *HARD, seed, settings), work)
+        for seed in range(plan.seeds)
+        for way, settings in WAYS.items()
+    ]
+
+
+def _quantized(plan: Plan, dataset: Dataset, act: str, precision: str, seed: int, qat: QatSettings, folder: Path) -> Figures:
+    """split -> scores of 'fp32', 'module' and 'artifact'; what table `qat` has found in the usual way already is taken from there."""
+    done = known(plan, dataset, QAT).get(f"{act}-{precision}-s{seed}")
+    if done is not None and qat == QatSettings():
+        return done
     start = float_model(plan, dataset, seed, act)
     start = replace(start, graph=at_precision(start.graph, precision))
-    model, history = _trained(start, plan, dataset, seed, folder)
+    model, history = _trained(start, plan, dataset, seed, qat, folder)
     artifact = folder / "model.edge"
     compile_model(model, artifact, {"float": f"{act}-s{seed}"})
     executor = Executor.load(artifact)
@@ -68,13 +89,13 @@ def _quantized(plan: Plan, dataset: Dataset, act: str, precision: str, seed: int
     return {"training_cpu_seconds": history.cpu_seconds, **by_split}
 
 
-def _trained(start: Model, plan: Plan, dataset: Dataset, seed: int, folder: Path) -> tuple[Model, History]:
+def _trained(start: Model, plan: Plan, dataset: Dataset, seed: int, qat: QatSettings, folder: Path) -> tuple[Model, History]:
     """The quantized model, kept in the folder; an interrupted training goes on."""
     file, kept, training = folder / "quantized.safetensors", folder / "history.json", folder / "training"
     if not kept.exists():
         asked = recipe(plan, seed, _epochs(plan))
         model, history = train_quantized(
-            start, dataset, asked.for_qat(start.size, dataset), asked.qat, training, lambda stage, record: None
+            start, dataset, asked.for_qat(start.size, dataset), qat, training, lambda stage, record: None
         )
         save(model, file)
         write_whole(kept, msgspec.json.encode(history))
@@ -104,4 +125,20 @@ def text(cells: Mapping[str, Figures]) -> str:
     return "\n".join([head, *aligned(rows)])
 
 
+def _ways_text(cells: Mapping[str, Figures]) -> str:
+    """A row for each way: the artifact on the validation split, and what that is above the usual way from the same start."""
+    rows = []
+    for way in WAYS:
+        val = {key.rpartition("-s")[2]: figures["val"]["artifact"] for key, figures in cells.items() if key.startswith(f"{way}-s")}
+        paired = [(found, cells[f"{USUAL}-s{seed}"]["val"]["artifact"]) for seed, found in val.items() if f"{USUAL}-s{seed}" in cells]
+        if paired:
+            columns = {name: [found[name] for found in val.values()] for name in ("map50", "map")}
+            gain = [found["map50"] - usual["map50"] for found, usual in paired]
+            rows.append({"way": way, "seeds": f"{len(val)}", **{name: mean_and_spread(values) for name, values in columns.items()},
+                         "gain of mAP50": "-" if way == USUAL else mean_and_spread(gain)})  # fmt: skip
+    head = f"ways   {HARD[0]} YOLOv8n at {HARD[1]} by parts of the training, artifact on val, mean +-spread over seeds"
+    return "\n".join([head, *aligned(rows)])
+
+
+WAYS_TABLE = Table("ways", "what the parts of quantization-aware training are worth at two bits", _ways, _ways_text)
 QAT = Table("qat", "what quantization-aware training keeps at each precision, module and artifact", cells, text)

@@ -1,4 +1,4 @@
-"""Table `training`: what a YOLOv8n trained from scratch reaches at 160 px, over seeds, on each split and for each class.
+"""Table `training`: what a YOLOv8n trained from scratch reaches, over seeds, on each split and for each class.
 
 Its float models are kept for the tables that quantize them.
 """
@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
-from nas.bench.accuracy.models import ACTS, SIZE, float_history, float_model, network
+from nas.bench.accuracy.models import ACTS, float_history, float_model, network
 from nas.bench.accuracy.shown import aligned, mean_and_spread
 from nas.data import Dataset
 from nas.train import Metrics, coco_map, predict
@@ -23,7 +23,7 @@ SCORED = ("val", "test")
 
 
 def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
-    work = plan.epochs * len(dataset.train) * gmacs(network(len(dataset.classes)))
+    work = plan.epochs * len(dataset.train) * gmacs(network(plan, len(dataset.classes)))
     return [
         Cell(f"{act}-s{seed}", work, partial(_trained, plan, dataset, act, seed)) for seed in range(plan.seeds) for act in ACTS
     ]
@@ -66,7 +66,7 @@ def text(cells: Mapping[str, Figures]) -> str:
             shown = {name: mean_and_spread(values) for name, values in columns.items()}
             spent = fmean(figures["training_cpu_seconds"] for figures in known)
             rows.append({"act": act, "split": split, "seeds": f"{len(found)}", **shown, "CPU s": f"{spent:.0f}"})
-    head = f"training   YOLOv8n from scratch in float at {SIZE} px: mAP50, mAP and AP50 of each class, mean +-spread over seeds"
+    head = "training   YOLOv8n from scratch in float: mAP50, mAP and AP50 of each class, mean +-spread over seeds"
     return "\n".join([head, *aligned(rows)])
 
 
