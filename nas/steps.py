@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shutil
@@ -71,6 +72,33 @@ def space_named(name: str) -> Space:
     return SPACES[name]
 
 
+def training_folder(out: Path, **files: Path | None) -> Path:
+    """Where the training that makes `out` keeps itself until it is done, started with these files.
+
+    Raises StepError where an interrupted one was started with others, which its checkpoint alone cannot know.
+    """
+    from nas.model import write_whole
+    from nas.train.fit import CHECKPOINT
+
+    folder = out.parent / STEP_FOLDER.format(name=out.name)
+    kept = folder / "started-with.json"
+    asked = {option: _digest(file) for option, file in files.items() if file is not None}
+    found = json.loads(kept.read_text()) if kept.exists() and any(folder.rglob(CHECKPOINT)) else asked
+    for option in dict.fromkeys([*found, *asked]):
+        if found.get(option) != asked.get(option):
+            said = f"{files[option]} as its {option}" if files.get(option) is not None else f"no {option}"
+            raise StepError(f"{folder} holds an interrupted training that was not started with {said}: start it as before, or delete it")
+    write_whole(kept, json.dumps(asked).encode())
+    return folder
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as fault:
+        raise StepError(f"{file}: {fault.strerror}") from None
+
+
 def train_genes(
     genes: Path, out: Path, data: str, space: str, start: Path | None, epochs: int, accelerator: str, seed: int, progress: Progress,
     *, teacher: Path | None = None, patience: int = 0, repeat_rare: float = 0.0,
@@ -88,7 +116,7 @@ def train_genes(
     train = TrainSettings(patience=patience, repeat_rare=repeat_rare)
     recipe = Recipe(epochs=epochs, accelerator=accelerator, seed=seed, train=train)
     settings = recipe.for_float(int(arch["resolution"]), dataset, quantized=False)
-    folder = out.parent / STEP_FOLDER.format(name=out.name)
+    folder = training_folder(out, genes=genes, start=start, teacher=teacher)
     said: dict[str, Any] = {}
 
     def from_file(weights: Weights) -> Weights:
@@ -123,7 +151,7 @@ def train_onward(
     trained, dataset = float_detector(model, data)
     train = TrainSettings(patience=patience, repeat_rare=repeat_rare)
     settings = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed, train=train).for_qat(trained.size, dataset)
-    folder = out.parent / STEP_FOLDER.format(name=out.name)
+    folder = training_folder(out, model=model)
     with progress.task("train", epochs) as task:
         result, history = train_float(
             trained.graph, dataset, settings, folder, lambda stage, record: task.advance(1), lambda random: trained.weights
@@ -179,7 +207,7 @@ def quantize_model(
     elif limits:
         trained, chosen = with_chosen_bits(trained, dataset, limits, device, sensitivity, progress)
     recipe = Recipe(epochs=epochs, qat_share=1.0, accelerator=accelerator, seed=seed)
-    folder = out.parent / STEP_FOLDER.format(name=out.name)
+    folder = training_folder(out, model=model)
     with progress.task("quantize", epochs) as task:
         result, history = train_quantized(
             trained, dataset, recipe.for_qat(trained.size, dataset), recipe.qat, folder, lambda stage, record: task.advance(1)

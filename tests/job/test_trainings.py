@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import nas.finalist
 from nas.data import load as load_data
 from nas.finalist import Recipe, train_quantized
 from nas.model import load
 from nas.progress import Silent
 from nas.quant import QatSettings, at_precision
 from nas.quant.precisions import free_layers
-from nas.steps import train_genes
+from nas.steps import StepError, train_genes
 from searchspaces.module import to_torch
 from searchspaces.quantizers import quantized
 
@@ -48,6 +49,27 @@ def test_a_teacher_that_does_not_fit_is_refused_with_both_forms(trained):
         trained("student", teacher=larger)
     with pytest.raises(ValueError, match="knows the classes square, disc; the data has"):
         trained("student", {"resolution": 128}, teacher=larger, data="digits")
+
+
+def test_an_interrupted_training_goes_on_with_the_files_it_was_started_with_alone(trained, monkeypatch):
+    narrow, _ = trained("narrow")
+    step = nas.finalist.fit
+
+    def cut(*arguments, **options):
+        step(*arguments, **{**options, "until": 1})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(nas.finalist, "fit", cut)
+        with pytest.raises(KeyboardInterrupt):
+            trained("cut", epochs=2, teacher=narrow)
+    for other in ({}, {"teacher": narrow, "start": narrow}):
+        with pytest.raises(StepError, match="not started with (no teacher|.*narrow.safetensors as its start): start it as before"):
+            trained("cut", epochs=2, **other)
+    out, _ = trained("cut", epochs=2, teacher=narrow)
+    whole, _ = trained("whole", epochs=2, teacher=narrow)
+    assert all(np.array_equal(array, load(whole).weights.arrays()[name]) for name, array in load(out).weights.arrays().items())
+    assert not list(out.parent.glob(".cut*"))
 
 
 def test_a_ladder_ends_at_the_bits_asked_for_and_counts_its_epochs_through(trained, squares, tmp_path):
