@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ from typing import Any
 import msgspec
 import torch
 
+from hwmodels.device import Device
+from nas.candidates import columns
 from nas.compiler import compile as compile_plan
 from nas.compiler import save as save_artifact
 from nas.data import Dataset, Sample, settings_for, val_batches
 from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limits_met, measure
 from nas.model import Model, load, save, write_whole
-from nas.objectives import Objective, describe_misses
+from nas.objectives import Objective, describe_misses, violations
 from nas.quant import QatSettings, fake_quantized, quantize, reestimate_norms, rungs, without_steps
+from nas.quant.errors import NothingFits
+from nas.quant.mixed import choose
+from nas.quant.precisions import mixed
 from nas.runtime import Executor
 from nas.runtime.executor import isa
 from nas.train import Detections, EpochRecord, History, Metrics, TrainSettings, evaluate, fit, set_head_prior
@@ -29,6 +35,10 @@ from searchspaces.rewrite import is_float, merge_rep
 
 Note = Callable[[str, EpochRecord], None]
 Start = Callable[[Weights], Weights]
+Bits = Callable[[Model], Model]  # a float model with the bits on its graph that it is to be quantized at
+LAYER_BITS = "layer_bits.json"  # of a finalist: layer -> precision, where they were chosen
+LAYER_LIMITS = ("latency_ms", "size_mb")  # within which they can be
+_AIM = 0.97  # of a limit, since what is measured later differs a little
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
 
 
@@ -154,8 +164,13 @@ def _fit_quantized(
     return fit(net, dataset, settings, out=folder, teacher=teacher, on_epoch=lambda record: note("quantized", record))
 
 
-def develop(arch: Arch, dataset: Dataset, recipe: Recipe, folder: Path, provenance: Mapping[str, object], note: Note) -> Path:
-    """Train, quantize and compile one candidate; the artifact's path.  Goes on where an earlier call was cut off."""
+def develop(
+    arch: Arch, dataset: Dataset, recipe: Recipe, folder: Path, provenance: Mapping[str, object], note: Note, bits: Bits | None = None
+) -> Path:
+    """Train, quantize and compile one candidate; the artifact's path.  Goes on where an earlier call was cut off.
+
+    `bits` chooses those of each layer anew when the float training is over.
+    """
     graph = SPACES[arch.space].build(arch, len(dataset.classes))
     needs_qat = not is_float(quantized(graph))
     size, artifact = int(arch["resolution"]), folder / "model.edge"
@@ -163,9 +178,9 @@ def develop(arch: Arch, dataset: Dataset, recipe: Recipe, folder: Path, provenan
         model, history = train_float(graph, dataset, recipe.for_float(size, dataset, needs_qat), folder / "float", note)
         _keep(folder, "float", model, history)
     if needs_qat and not (folder / "quantized.safetensors").exists():
-        model, history = train_quantized(
-            load(folder / "float.safetensors"), dataset, recipe.for_qat(size, dataset), recipe.qat, folder / "quantized", note
-        )
+        start = load(folder / "float.safetensors")
+        start = bits(start) if bits is not None else start
+        model, history = train_quantized(start, dataset, recipe.for_qat(size, dataset), recipe.qat, folder / "quantized", note)
         _keep(folder, "quantized", model, history)
     if not artifact.exists():
         compile_model(load(folder / ("quantized.safetensors" if needs_qat else "float.safetensors")), artifact, provenance)
@@ -197,9 +212,13 @@ def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
     """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
     graph = SPACES[arch.space].build(arch, len(dataset.classes))
     torch.manual_seed(0)
-    graph, weights = merge_rep(graph, to_torch(floated(graph)).weights())
-    net = fake_quantized(graph, weights, calibration_batches(dataset, int(arch["resolution"]), 1, 4))
-    compile_model(Model(graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
+    return _tried(Model(*merge_rep(graph, to_torch(floated(graph)).weights()), dataset.classes, "float"), dataset, path)
+
+
+def _tried(model: Model, dataset: Dataset, path: Path) -> dict[str, float]:
+    """The measured costs of a float model's artifact at the bits of its graph, left at `path`."""
+    net = fake_quantized(model.graph, model.weights, calibration_batches(dataset, model.size, 1, 4))
+    compile_model(Model(model.graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
     return costs_of(measure(path))
 
 
@@ -214,6 +233,32 @@ def misses_untrained(arch: Arch, dataset: Dataset, folder: Path, objectives: Seq
         (folder / "untrained.edge").unlink()
         write_whole(note, json.dumps(measured).encode())
     return describe_misses(measured, objectives)
+
+
+def with_layer_bits(model: Model, dataset: Dataset, device: Device, limits: Mapping[str, float], folder: Path) -> Model:
+    """A float model with the bits for each layer that it minds least within the limits, chosen once and kept as layer_bits.json.
+
+    As it is where no such bits keep every limit when the whole is measured.  `limits`: of 'latency_ms' and 'size_mb' one at least.
+    """
+    kept = folder / LAYER_BITS
+    if not kept.exists():
+        write_whole(kept, json.dumps(_least_minded(model, dataset, device, limits, folder)).encode())
+    chosen = json.loads(kept.read_text())
+    return replace(model, graph=mixed(model.graph, chosen)) if chosen else model
+
+
+def _least_minded(model: Model, dataset: Dataset, device: Device, limits: Mapping[str, float], folder: Path) -> dict[str, str]:
+    images = list(calibration_batches(dataset, model.size, 2))
+    within = {name: _AIM * limits[name] for name in LAYER_LIMITS if name in limits}
+    try:
+        chosen = choose(model.graph, model.weights, images, len(dataset.classes), device, within).precisions
+    except NothingFits:
+        return {}
+    measured = _tried(replace(model, graph=mixed(model.graph, chosen)), dataset, folder / "untrained.edge")
+    (folder / "untrained.edge").unlink()
+    if not device.is_local:
+        measured.pop("latency_ms")
+    return {} if violations(measured, columns(limits)) else chosen
 
 
 def verify(

@@ -26,10 +26,11 @@ from nas.candidates import ranked
 from nas.finalist import Note, train_net, train_quantized
 from nas.learned_accuracy import LearnedAccuracy, Measured, Traits
 from nas.model import Model, load, save
+from nas.objectives import Objective
 from nas.progress import Progress
 from nas.search.acquisition import hypervolume_gain
 from nas.search.latent import level
-from nas.search.surrogate import MARGIN
+from nas.search.surrogate import beyond
 from nas.study import Study, Trial
 from nas.train import History, TrainSettings, coco_map, predict
 from nas.train.inherit import Inherited, inherit
@@ -177,19 +178,19 @@ class Predictor:
         done, left = [s.trial for s in found], [number for number in self._within if number not in left_out]
         if not left:
             return None
-        learned, costs = self._learned(found), self._costs([*done, *left])
+        cost = next((o for o in self._run.objectives if o.optimized and o.cost == "cheap"), None)
+        learned, costs = self._learned(found), self._costs(cost, [*done, *left])
         mean, sd = learned.levels(left, behind)
         front = np.column_stack((costs[: len(done)], learned.levels(done, behind)[0]))
-        reach = float(np.ptp(costs)) or 1.0
+        reach = (float(np.ptp(costs)) or 1.0) * (beyond(cost) if cost is not None else 1.0)
         gains = hypervolume_gain(
             np.column_stack((costs[len(done) :], mean)), np.column_stack((np.zeros(len(left)), sd)), front,
-            (float(costs.max()) + MARGIN * reach, 0.0),
+            (float(costs.max()) + reach, 0.0),
         )  # fmt: skip
         return self._within[left[int(gains.argmax())]]
 
-    def _costs(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n,) levels of the first optimized column that is known beforehand; zeros where none is."""
-        cost = next((o for o in self._run.objectives if o.optimized and o.cost == "cheap"), None)
+    def _costs(self, cost: Objective | None, numbers: Sequence[int]) -> np.ndarray:
+        """(n,) levels of a column that is known beforehand; zeros where there is none."""
         if cost is None:
             return np.zeros(len(numbers))
         return level(cost, np.array([self._within[number][cost.name] for number in numbers]))

@@ -7,7 +7,7 @@ finished step; resume goes on from whatever is there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,26 @@ import torch
 
 from hwmodels.device import Device
 from hwmodels.limits import priced
+from hwmodels.workload import workload
 from nas import pareto
 from nas.candidates import ENERGY, FRONT, Promise, columns, evaluation, ranked
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
 from nas.deploy.verify import Verification
-from nas.finalist import Finalist, Recipe, develop, export_for_runtime, misses_untrained, verify
+from nas.finalist import (
+    LAYER_BITS,
+    LAYER_LIMITS,
+    Finalist,
+    Recipe,
+    develop,
+    export_for_runtime,
+    misses_untrained,
+    verify,
+    with_layer_bits,
+)
 from nas.halving import Promotion, Standing, climb, promotions, standings
-from nas.model import write_whole
+from nas.model import load, write_whole
 from nas.objectives import Objective, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
@@ -36,6 +47,8 @@ from nas.search.searchers import searcher
 from nas.study import Study, Trial
 from predictors import Estimate
 from searchspaces import SPACES
+from searchspaces.quantizers import quantized
+from searchspaces.rewrite import deployed
 
 if TYPE_CHECKING:
     from proxies.combine import Recalibration
@@ -57,6 +70,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     halving: candidates that are trained for a few epochs, of which the better ones go on until `finalists` remain; 0 trains finalists
     alone.
+    layer_bits: a finalist's layers get bits of their own once it is trained in float, those that it minds least within latency and size.
     objectives: columns of which the front is made; the surrogate takes two, with more NSGA-II asks.
     """
 
@@ -67,6 +81,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     budget: int = 500
     finalists: int = 3
     halving: int = 0
+    layer_bits: bool = False
     objectives: tuple[str, ...] = FRONT
     limits: dict[str, float] = {}
     proxy: str = ""
@@ -203,6 +218,9 @@ def search(settings: SearchSettings, out: str | Path, progress: Progress | None 
     if ENERGY.name in settings.objectives and not device.prices_energy:
         raise JobError(f"device '{device.name}' has no price for energy: its file needs pj_per_mac (pJ by precision) and pj_per_byte, with "
                        "sources; no device that ships has them")  # fmt: skip
+    if settings.layer_bits and "latency_ms" in settings.limits and not device.is_local and device.operators is None:
+        raise JobError(f"device '{device.name}' prices whole networks and no single layer, so --layer-bits cannot mind its latency; "
+                       "'local' and boards with operator costs do")  # fmt: skip
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / "device.toml", device.to_toml().encode())
     if not (path / "study.db").exists():
@@ -227,6 +245,8 @@ def _check(settings: SearchSettings) -> None:
             raise JobError(f"--{name} {getattr(settings, name)}: one at least")
     if settings.halving and settings.halving <= settings.finalists:
         raise JobError(f"--halving {settings.halving}: more candidates than --finalists {settings.finalists}, or 0 for none")
+    if settings.layer_bits and not set(LAYER_LIMITS) & set(settings.limits):
+        raise JobError("--layer-bits chooses within limits: give --max-latency, --max-size or both")
     if settings.recipe.epochs < 2:
         raise JobError(f"--epochs {settings.recipe.epochs}: two at least, one float and one quantized")
     if settings.proxy:
@@ -306,6 +326,7 @@ def _noted(study: Study, finalist: Finalist) -> Finalist:
 
 def _finalist(run: Run, study: Study, trial: Trial, progress: Progress) -> Finalist:
     settings, folder = run.settings, run.folder(trial.number)
+    bits = partial(with_layer_bits, dataset=run.data, device=run.device, limits=settings.limits, folder=folder)
     with progress.task(f"train {trial.number}", settings.recipe.epochs) as task:
         artifact = develop(
             trial.arch,
@@ -314,10 +335,13 @@ def _finalist(run: Run, study: Study, trial: Trial, progress: Progress) -> Final
             folder,
             {"trial": trial.number, "run": run.path.name, "seed": settings.seed},
             lambda stage, record: task.advance(1, f"{stage} {_score(record.map50)}"),
+            bits if settings.layer_bits else None,
         )
     if run.device.networks is not None:
         export_for_runtime(folder)
     predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
+    if (folder / LAYER_BITS).exists():
+        predicted = run.device.predict(workload(deployed(quantized(load(folder / "quantized.safetensors").graph))))
     result = verify(artifact, run.data, limits=settings.limits, predicted=predicted, elsewhere=not run.device.is_local)
     progress.say(
         f"trial {trial.number}: mAP50 {result.map50:.3f}, {_latency(run.device, result.latency_ms, predicted)}, "

@@ -32,6 +32,9 @@ def search(
     halving: Annotated[
         int, typer.Option(help="Candidates that are trained for a few epochs first; a third goes on, until the finalists remain. 0: none.")
     ] = 0,
+    layer_bits: Annotated[
+        bool, typer.Option("--layer-bits", help="Choose each layer's bits anew for what is trained in float, within latency and size.")
+    ] = False,
     epochs: Epochs = 40,
     proxy: Annotated[str, typer.Option(help="A proxy in place of the accuracy score; see `edgenas proxies list`.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that score candidates; the trials do not depend on it.")] = 1,
@@ -61,6 +64,7 @@ def search(
         budget=budget,
         finalists=finalists,
         halving=halving,
+        layer_bits=layer_bits,
         objectives=tuple(name.strip() for name in objectives.split(",") if name.strip()),
         limits=limits,
         proxy=proxy,

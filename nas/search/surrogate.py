@@ -21,7 +21,7 @@ from nas.study import Trial
 from predictors import gp
 from searchspaces.space import Arch, Genes, Space
 
-MARGIN = 0.05       # of the range of an objective: how far the reference point lies beyond the worst network
+MARGIN, REACH = 0.05, 1.0   # see `beyond`
 _REFIT = 10         # the kernel is sought again when the measurements have grown by one part in so many
 _OFF = -12.0        # log of a height that is none
 
@@ -144,7 +144,8 @@ class Surrogate:
                 columns.append((known, np.zeros(len(pool))))
                 both = np.concatenate((known, levels[:, i]))
                 best, worst = both.min(), both.max()
-            reference.append(float(worst + MARGIN * (worst - best)) if worst > best else float(worst) + MARGIN)
+            share = beyond(objective)
+            reference.append(float(worst + share * (worst - best)) if worst > best else float(worst) + share)
         if len(columns) == 1:
             columns.insert(0, (np.zeros(len(pool)), np.zeros(len(pool))))
             reference.insert(0, 1.0)
@@ -161,6 +162,14 @@ class Surrogate:
         process = gp.process(x, z, y, self._kernels[i])
         mean, sd = process.mean(pool.features, expected[:, None]), process.sd(pool.features, expected[:, None])
         return mean + expected, sd
+
+
+def beyond(objective: Objective) -> float:
+    """How far the reference point lies beyond the worst network, in ranges of the objective.
+
+    Whoever sets a limit wants the best network at it, where a near reference sees hardly any area.
+    """
+    return MARGIN if objective.limit is None else REACH
 
 
 def _pairs(levels: np.ndarray) -> np.ndarray:

@@ -4,6 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from searchspaces import SPACES, YOLO, Space
+from searchspaces.yolo import STAGES, WIDTHS
+
+NARROW = {"resolution": [96], "stem.width": [8], "head.cls": [32], "head.box": [32]}
+NARROW |= {"neck.depth": [1], "pan.depth": [1]}
+NARROW |= {f"stage{s}.{gene}": options[:2] for s in STAGES for gene, options in (("width", WIDTHS[s]), ("depth", [1]))}
+
 DEVICE = """
 name = "bench-edgenas"
 board = "a test bench"
@@ -43,6 +50,13 @@ def squares(tmp_path_factory):
             (root / "labels" / split / f"{i:02d}.txt").write_text(line)
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [square, disc]\n")
     return root / "data.yaml"
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """The name of the joint space held to small networks."""
+    monkeypatch.setitem(SPACES, "narrow", Space("narrow", YOLO.limited(NARROW).choices, YOLO.build))
+    return "narrow"
 
 
 @pytest.fixture(scope="session")

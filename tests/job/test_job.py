@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import nas
-from nas.finalist import Recipe
+from hwmodels.workload import workload
+from nas.finalist import LAYER_BITS, Recipe, with_layer_bits
 from nas.job import JobError, NothingFits, Run
 from nas.model import load
+from nas.quant.precisions import free_layers
 from nas.search.loop import Infeasible
 from nas.study import Study
+from searchspaces.quantizers import quantized
+from searchspaces.rewrite import deployed
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"latency_ms": 1.5, "size_mb": 0.4}
@@ -127,6 +131,25 @@ def test_a_finalist_that_fails_when_measured_is_replaced_and_the_end_says_why(sq
     with pytest.raises(NothingFits, match=r"size_mb 0.8 is above 0.4"):
         start(squares, device, tmp_path / "r")
     assert len(seen) == 2
+
+
+def test_layers_get_bits_of_their_own_where_these_keep_the_limits_and_the_genes_where_not(squares, device, narrow, tmp_path):
+    found = start(squares, device, tmp_path / "r", {"size_mb": 0.4}, space=narrow, layer_bits=True)
+    (finalist,) = found.finalists
+    folder = found.folder(finalist.trial)
+    chosen = json.loads((folder / LAYER_BITS).read_text())
+    graph = load(folder / "quantized.safetensors").graph
+    assert {node.name: f"w{node['wbits']}a{node['abits']}" for node in free_layers(graph)} == chosen and len(set(chosen.values())) > 1
+    assert finalist.met and 0.3 < finalist.verified.size_mb <= 0.4  # it takes what it may
+    priced = found.device.predict(workload(deployed(quantized(graph))))
+    assert (finalist.verified.predicted_ms, finalist.verified.predicted_low_ms) == (priced.mean_ms, priced.low_ms)
+
+    trained = load(folder / "float.safetensors")
+    for limits in ({"size_mb": 1e-3}, {"size_mb": 0.4, "ram_kib": 1.0}):
+        kept = with_layer_bits(trained, found.data, found.device, limits, tmp_path / f"{len(limits)}")
+        assert kept.graph == trained.graph and json.loads((tmp_path / f"{len(limits)}" / LAYER_BITS).read_text()) == {}
+    with pytest.raises(JobError, match="--layer-bits chooses within limits"):
+        start(squares, device, tmp_path / "none", {}, layer_bits=True)
 
 
 JOB = """

@@ -10,18 +10,15 @@ import nas.job
 from hwmodels.device import LOCAL, Device
 from nas.bench.accuracy import Plan, run
 from nas.bench.networks import detector
-from searchspaces import SPACES, YOLO, Space
-from searchspaces.yolo import STAGES, WIDTHS
+from searchspaces.yolo import STAGES
 
-NARROW = {"resolution": [96], "stem.width": [8], **{f"stage{s}.width": WIDTHS[s][:2] for s in STAGES}, "head.cls": [32], "head.box": [32]}
 SETTING = joint.Setting(space="narrow", shares=(8.0,), scored=4, entrants=2, sides=(96,), factors=(0.5,))
 
 
 @pytest.fixture
-def small(device, monkeypatch):
-    """The joint space held to small networks, this machine priced by a roofline, one nano YOLO at one precision."""
+def small(device, narrow, monkeypatch):
+    """This machine priced by a roofline, one nano YOLO at one precision."""
     here = msgspec.structs.replace(Device.load(device), name=LOCAL)
-    monkeypatch.setitem(SPACES, "narrow", Space("narrow", YOLO.limited(NARROW).choices, YOLO.build))
     for module in (joint, nas.job):
         monkeypatch.setattr(module, "find_device", lambda name, progress=None: here)
     monkeypatch.setattr(joint, "FAMILIES", {"yolov8n": "c2f"})
