@@ -9,13 +9,13 @@ from __future__ import annotations
 from hwmodels.layout import ON_HOST
 from hwmodels.workload import workload
 from searchspaces.graph import Graph, Node
-from searchspaces.ops import FLOAT_BITS, MONOTONE, WEIGHTED
+from searchspaces.ops import FLOAT_BITS, NARROW_BITS, WEIGHTED
 
 _HEADER, _SECTION, _TENSOR, _INSTRUCTION, _OPERAND = 32, 12, 24, 56, 4
 _SINGLES, _ALIGNMENT = 6, 8
 _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing, provenance; the name of a class
-_THRESHOLD_BITS, _COARSE_BITS = 4, 2  # a monotone curve to codes this narrow becomes thresholds; all others, up to 2 bits
-_TABLE = {3: 10, 4: 24, 8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
+_COARSE_BITS = 2  # up to here a clip becomes thresholds too, as a curve does up to NARROW_BITS
+_TABLE = {8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
 _AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
 _WITHOUT_TENSOR = frozenset({*ON_HOST, "flatten"})
 _BY_CODE = frozenset({"quantize", "activation"})  # these look codes up, one by one
@@ -76,5 +76,4 @@ def _epilogue(node: Node, out_bits: int, tables: dict[tuple[str, str], int]) -> 
 
 
 def _by_thresholds(act: str, out_bits: int) -> bool:
-    """What falls before it rises does not at so few bits, as a rule: a step is wider than its dip."""
-    return out_bits <= (_THRESHOLD_BITS if act in MONOTONE - _BY_CLIPPING else _COARSE_BITS)
+    return out_bits <= (_COARSE_BITS if act in _BY_CLIPPING else NARROW_BITS)

@@ -15,9 +15,10 @@ Attrs = Mapping[str, Any]
 
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "hardswish", "silu", "sigmoid", "gelu")
 NON_NEGATIVE = frozenset({"relu", "relu6", "sigmoid"})
-MONOTONE = frozenset({"relu", "relu6", "leaky_relu", "sigmoid"})
+DIPPING = frozenset({"hardswish", "silu", "gelu"})  # these fall a little below zero before they rise
 LEAKY_SLOPE = 0.1
 FLOAT_BITS = 32
+NARROW_BITS = 4  # codes up to here are too few to spend one on a dip below zero
 WEIGHT_BITS = (1, 2, 3, 4, 8)
 ACTIVATION_BITS = (1, 2, 3, 4, 8)
 

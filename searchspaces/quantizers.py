@@ -17,10 +17,12 @@ from itertools import chain
 from typing import Any
 
 from searchspaces.graph import Graph, Node, Ref
-from searchspaces.ops import FLOAT_BITS, NON_NEGATIVE, PASS_THROUGH, WEIGHTED
+from searchspaces.ops import DIPPING, FLOAT_BITS, NARROW_BITS, NON_NEGATIVE, PASS_THROUGH, WEIGHTED
 
 _AFFINE = frozenset({"batchnorm", "scale"})  # these end up inside the weighted node they read, and run alone behind anything else
 _FLOAT_ONLY = frozenset({"dfl_decode", "nms", "softmax", "matmul", "layernorm"})
+_NO_LOWER = PASS_THROUGH | {"add", "mul", "global_avgpool"}  # what these give is negative only where what they read is
+_NEVER, _DIP, _ANYWHERE = 0, 1, 2
 IMAGE_BITS, IMAGE_SCALE = 8, 1 / 255  # an image is codes already: uint8 RGB
 
 
@@ -30,14 +32,28 @@ class Quantizers:
     the others are handed their codes; `bits` of each group, 32 where it stays float after all.
     """
 
+    graph: Graph
     group: dict[Ref, Ref]
     ends: dict[Ref, Node]
     bits: dict[Ref, int]
 
     @cached_property
-    def signed(self) -> set[Ref]:
-        """Groups that may see negative values."""
-        return {self.group[name] for name, node in self.ends.items() if node.op != "input" and _activation(node) not in NON_NEGATIVE}
+    def _lowest(self) -> dict[Ref, int]:
+        """Where each group goes below zero, as `_below_zero` says it."""
+        levels: dict[Ref, int] = {}
+        for node in self.graph.nodes:
+            levels[node.name] = _below_zero(node, levels)
+        found = dict.fromkeys(self.group.values(), _NEVER)
+        for name in self.ends:
+            found[self.group[name]] = max(found[self.group[name]], levels[name])
+        return found
+
+    def asymmetric(self, group: Ref, bits: int) -> bool:
+        """Whether codes of so many bits for a group stand for negative values too.
+
+        Few codes spend none on the dip of an activation: so they never fall along its curve, and thresholds find them exactly.
+        """
+        return self._lowest[group] > (_DIP if bits <= NARROW_BITS else _NEVER)
 
 
 def quantizers(graph: Graph, fused: bool = False) -> Quantizers:
@@ -72,7 +88,19 @@ def quantizers(graph: Graph, fused: bool = False) -> Quantizers:
         if other != name:
             other = group[name] = find(other)
         most[other] = max(most.get(other, 0), need.get(name, 0))
-    return Quantizers(group, ends, {name: bits or FLOAT_BITS for name, bits in most.items()})
+    return Quantizers(graph, group, ends, {name: bits or FLOAT_BITS for name, bits in most.items()})
+
+
+def _below_zero(node: Node, levels: Mapping[Ref, int]) -> int:
+    """_NEVER, in the _DIP of an activation alone, or _ANYWHERE, from those of its inputs."""
+    act = _activation(node)
+    if node.op == "input" or act in NON_NEGATIVE:
+        return _NEVER
+    if act in DIPPING:
+        return _DIP
+    if act is None and node.op in _NO_LOWER:
+        return max([levels[name] for name in node.inputs])
+    return _ANYWHERE
 
 
 def _is_chain_end(node: Node, readers: list[Node]) -> bool:
@@ -100,9 +128,8 @@ def quantized(graph: Graph) -> Graph:
     for node in graph.nodes:
         name, bits = node.name, node.attrs["abits"] if node.op in WEIGHTED else FLOAT_BITS
         nodes.append(node.reading(tuple([narrow(graph[x], codes.get(x, x), bits) for x in node.inputs])))
-        if name in found.ends and found.bits[found.group[name]] < FLOAT_BITS:
-            group = found.group[name]
-            attrs: dict[str, Any] = {"bits": found.bits[group], "group": group, "asymmetric": group in found.signed}
+        if name in found.ends and (held := found.bits[group := found.group[name]]) < FLOAT_BITS:
+            attrs: dict[str, Any] = {"bits": held, "group": group, "asymmetric": found.asymmetric(group, held)}
             if node.op == "input":
                 attrs = {"bits": IMAGE_BITS, "group": "image", "asymmetric": False, "scale": IMAGE_SCALE}
             codes[name] = f"{name}.q"
@@ -146,7 +173,7 @@ class _Narrow:
         if group is None or bits >= self._found.bits[group]:
             return codes
         if (name, bits) not in self._made:
-            attrs = {"bits": bits, "group": f"{self._trained.get(group, group)}.a{bits}", "asymmetric": group in self._found.signed}
+            attrs = {"bits": bits, "group": f"{self._trained.get(group, group)}.a{bits}", "asymmetric": self._found.asymmetric(group, bits)}
             self._made[name, bits] = f"{self._trained.get(name, name)}.a{bits}"
             self._nodes.append(Node(self._made[name, bits], "quantize", (codes,), attrs, node.shape))
         return self._made[name, bits]

@@ -11,12 +11,11 @@ from nas.compiler.activations import ACTIVATION, LOWEST, STEEPEST
 from nas.compiler.errors import CompilerError
 from nas.compiler.grids import Grid, Real
 from nas.runtime.plan import Requant
-from searchspaces.ops import LEAKY_SLOPE, MONOTONE
+from searchspaces.ops import LEAKY_SLOPE, NARROW_BITS
 
 TABLE_ERROR = 1 / 64        # of an output step, before rounding: what a table is made fine enough for, where MAX_TABLE allows
 MAX_TABLE = 4096
 COARSE_BITS = 2             # up to here thresholds are few: 13 bytes a channel at 2 bits, 29 and 61 at 3 and 4
-THRESHOLD_BITS = 4          # up to here what curves and never falls counts thresholds, in place of a table
 LINEAR = ("none", "relu", "relu6")      # ReLU is a lower clip of the codes, ReLU6 an upper one too
 ADD_LIMIT = 2**22           # of a sum's multipliers: twice 255 codes stay inside int32
 _INT32 = np.iinfo(np.int32)
@@ -28,7 +27,7 @@ def requant(m: Real, b: Real, act: str, grid: Grid, reach: int) -> Requant:
     """The cheapest epilogue that computes the codes of act(acc * m + b), |acc| <= reach, on `grid`.
 
     linear     none, relu and relu6 from 3 bits on: multiplier and bias; off by one code only within 2^-18 of a half
-    threshold  up to 2 bits all whose codes never fall, SiLU among them where a step hides its dip; monotone curves up to 4: exact
+    threshold  up to 4 bits all others whose codes never fall, SiLU among them where a step hides its dip: exact
     table      everything else: act is sampled at most TABLE_ERROR of an output step from its argument (see `table`)
     """
     m, b = np.atleast_1d(np.asarray(m, dtype=np.float64)), np.atleast_1d(np.asarray(b, dtype=np.float64))
@@ -36,14 +35,14 @@ def requant(m: Real, b: Real, act: str, grid: Grid, reach: int) -> Requant:
         raise CompilerError("a scale or bias is not finite")
     if act in LINEAR and grid.bits > COARSE_BITS:
         return linear(m, b, act, grid, reach)
-    if grid.bits <= (THRESHOLD_BITS if act in MONOTONE else COARSE_BITS) and _climbs(act, grid):
+    if grid.bits <= NARROW_BITS and _climbs(act, grid):
         return thresholds(m, b, act, grid)
     return table(m, b, act, grid, reach)
 
 
 def _climbs(act: str, grid: Grid) -> bool:
     """Whether the codes of act never fall: always where it is monotone, else where the grid is too coarse to see its dip below 0."""
-    return act == "none" or act in MONOTONE or bool(grid.codes(np.float64(LOWEST[act])) == grid.codes(np.float64(0.0)))
+    return act not in LOWEST or bool(grid.codes(np.float64(LOWEST[act])) == grid.codes(np.float64(0.0)))
 
 
 def linear(m: Real, b: Real, act: str, grid: Grid, reach: int) -> Requant:
