@@ -89,8 +89,8 @@ def _requant(i: Instruction, y: Tensor, channels: int, broadcast: bool, where: s
     _require((r.kind == "float") == (y.dtype == "f32"), f"{where}: requant '{r.kind}' cannot write the {y.dtype} tensor '{y.name}'")
     per_channel = ((channels,), (1,)) if broadcast else ((channels,),)
     if r.kind in ("linear", "table"):
-        _array(r.multiplier, "int32", per_channel, f"{where}: multiplier")
-        bias = _array(r.bias, "int64", per_channel, f"{where}: bias")
+        multiplier = _array(r.multiplier, "int32", per_channel, f"{where}: multiplier")
+        bias = _array(r.bias, "int64", (multiplier.shape,), f"{where}: bias")
         _require(bool((np.abs(bias) < 2**62).all()), f"{where}: a bias reaches 2^62")
         _require(0 <= r.shift <= 62, f"{where}: shift {r.shift} is outside 0..62")
     if r.kind == "linear":
@@ -110,8 +110,8 @@ def _requant(i: Instruction, y: Tensor, channels: int, broadcast: bool, where: s
         _require(bool((np.abs(sign) == 1).all()), f"{where}: a sign is neither -1 nor +1")
         _require(len(sign) == len(thresholds), f"{where}: {len(sign)} signs for {len(thresholds)} rows of thresholds")
     else:
-        _array(r.scale, "float32", per_channel, f"{where}: scale")
-        _array(r.offset, "float32", per_channel, f"{where}: offset")
+        scale = _array(r.scale, "float32", per_channel, f"{where}: scale")
+        _array(r.offset, "float32", (scale.shape,), f"{where}: offset")
 
 
 def _weighted(plan: Plan, i: Instruction, x: Tensor, y: Tensor, shape: tuple[int, ...], where: str) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ from nas.runtime.plan import Plan
 from searchspaces import Builder, Graph, Weights, yolobench
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg, sppf
 from searchspaces.heads import yolov8_head
-from searchspaces.ops import ACTIVATION_BITS, ACTIVATIONS, WEIGHTED
+from searchspaces.module import to_torch
+from searchspaces.ops import ACTIVATION_BITS, ACTIVATIONS, NARROW_BITS, WEIGHTED
 from searchspaces.quantizers import quantized
 from searchspaces.rewrite import merge_rep
 from searchspaces.yolo import ACTS, PRECISIONS, bits
@@ -130,6 +132,25 @@ def test_every_activation_computes_what_its_graph_means_at_every_width(weights_o
         z = g.activation(y, act)
         graph = quantized(g.graph(g.conv2d(g.concat(y, z), 4, bias=True)))
     check(graph, weights_of(graph), photo(size=8))
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("width", [width for width in ACTIVATION_BITS if width <= NARROW_BITS])
+def test_codes_of_few_bits_are_those_of_the_torch_module(weights_of, width, act):
+    """One that differs would move the sums of the last layer, which are compared, by a step of a weight."""
+    g = Builder()
+    with g.precision(8, 8):
+        x = conv_bn_act(g, g.input(3, SIZE, SIZE), 8, 3, stride=2, act=act)
+    with g.precision(width, width):
+        y = g.add(x, conv_bn_act(g, conv_bn_act(g, x, 8, 3, act=act), 8, 3, act=act))
+        z = conv_bn_act(g, g.concat(x, y), 16, 3, act=act)
+        graph = quantized(g.graph(g.conv2d(z, 4, bias=True)))
+    for seed in range(3):
+        weights, image = weights_of(graph, seed), photo(seed)
+        (found,) = Executor(artifact.write(compiler.compile(graph, weights))).run([image])
+        with torch.no_grad():
+            (wanted,) = to_torch(graph, weights).eval()(torch.from_numpy(image)[None].float() / 255)
+        assert len(np.unique(found)) > 4 and np.abs(found - wanted[0].numpy()).max() <= 1e-5 * np.abs(found).max()
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))

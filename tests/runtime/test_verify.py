@@ -136,6 +136,15 @@ def test_a_broken_rule_is_refused_by_both_with_its_name(name, monkeypatch):
         assert word in message, message
 
 
+def test_a_sum_whose_multipliers_and_biases_differ_in_number_is_refused_by_both(monkeypatch):
+    s = Sampler(np.random.default_rng(3))
+    x = s.input((3, 6, 6))
+    plan = s.plan([s.add(x, x)])
+    assert verdicts(plan, monkeypatch) == ["", ""]
+    for message in verdicts(requant(plan, multiplier=np.ones(3, np.int32)), monkeypatch):
+        assert "bias" in message, message
+
+
 def test_an_accumulator_that_could_pass_int32_is_refused():
     s = Sampler(np.random.default_rng(3))
     y = s.linear(s.input((1024, 8, 9)), 1)
