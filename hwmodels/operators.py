@@ -18,7 +18,7 @@ from searchspaces.ops import FLOAT_BITS, WEIGHTED
 
 LANES, LOOKUP_LANES, BLOCK = 16, 64, 8  # a vector kernel computes so many positions by so many output channels; it pads to them
 _LOOKUP_BITS = 2  # up to here products can be looked up, above it they are multiplied
-_COARSE_BITS, _NARROW_BITS = 2, 4  # thresholds are counted up to the first, tables are short up to the second
+_COARSE_BITS, _NARROW_BITS = 2, 4  # clips count thresholds up to the first, curves up to the second
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hwmodels import calibrate, operators
 from hwmodels import device as device_files
 from hwmodels.calibrate import Measurement, calibrated, calibration_graphs, measurements, random_weights
 from hwmodels.device import LOCAL, Device
+from nas.compiler import requant
 from nas.compiler.lower import lower
 from nas.deploy.timing import time_calls
 from nas.model import write_whole
@@ -41,7 +42,7 @@ def find_device(name: str, progress: Progress | None = None) -> Device:
 def cached_path() -> Path:
     """Where this machine's device file is kept: its name hangs on the kernels, on what is measured, and on the CPU."""
     mark = hashlib.sha256(Path(executor.engine().__file__).read_bytes())
-    for measured_by in (calibrate, operators, yolo):
+    for measured_by in (calibrate, operators, yolo, requant):
         mark.update(Path(str(measured_by.__file__)).read_bytes())
     mark.update(f"{cpu_name()}|{executor.isa()}".encode())
     cache = Path(os.environ.get("EDGENAS_CACHE") or Path.home() / ".cache" / "edgenas")
