@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -81,13 +82,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Finalist(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that was taken further.  `verified` is None where it was given up before, for the reason in `failed`."""
+    """A candidate that was taken further.  `verified` is None where it was given up before, for the reason in `failed`; `layer_bits` is
+    layer -> precision where these were chosen anew."""
 
     trial: int
     genes: dict[str, Any]
     predicted: dict[str, float]
     verified: Verification | None = None
     failed: str = ""
+    layer_bits: dict[str, str] = {}
+
+    @property
+    def bits_of_layers(self) -> str:
+        """'31 w4a4, 12 w2a2', the most frequent first."""
+        return ", ".join(f"{count} {precision}" for precision, count in Counter(self.layer_bits.values()).most_common())
 
     @property
     def met(self) -> bool:
@@ -240,11 +248,16 @@ def with_layer_bits(model: Model, dataset: Dataset, device: Device, limits: Mapp
 
     As it is where no such bits keep every limit when the whole is measured.  `limits`: of 'latency_ms' and 'size_mb' one at least.
     """
-    kept = folder / LAYER_BITS
-    if not kept.exists():
-        write_whole(kept, json.dumps(_least_minded(model, dataset, device, limits, folder)).encode())
-    chosen = json.loads(kept.read_text())
+    if not (folder / LAYER_BITS).exists():
+        write_whole(folder / LAYER_BITS, json.dumps(_least_minded(model, dataset, device, limits, folder)).encode())
+    chosen = layer_bits(folder)
     return replace(model, graph=mixed(model.graph, chosen)) if chosen else model
+
+
+def layer_bits(folder: Path) -> dict[str, str]:
+    """layer -> precision of a finalist's folder; empty where the genes' bits stand."""
+    kept = folder / LAYER_BITS
+    return dict(json.loads(kept.read_text())) if kept.exists() else {}
 
 
 def _least_minded(model: Model, dataset: Dataset, device: Device, limits: Mapping[str, float], folder: Path) -> dict[str, str]:

@@ -25,12 +25,12 @@ from nas.data import load as load_data
 from nas.deploy.local import find_device
 from nas.deploy.verify import Verification
 from nas.finalist import (
-    LAYER_BITS,
     LAYER_LIMITS,
     Finalist,
     Recipe,
     develop,
     export_for_runtime,
+    layer_bits,
     misses_untrained,
     verify,
     with_layer_bits,
@@ -340,7 +340,8 @@ def _finalist(run: Run, study: Study, trial: Trial, progress: Progress) -> Final
     if run.device.networks is not None:
         export_for_runtime(folder)
     predicted = Estimate(trial["latency_ms"], trial["latency_low_ms"], trial["latency_high_ms"])
-    if (folder / LAYER_BITS).exists():
+    chosen = layer_bits(folder)
+    if chosen:
         predicted = run.device.predict(workload(deployed(quantized(load(folder / "quantized.safetensors").graph))))
     result = verify(artifact, run.data, limits=settings.limits, predicted=predicted, elsewhere=not run.device.is_local)
     progress.say(
@@ -348,8 +349,9 @@ def _finalist(run: Run, study: Study, trial: Trial, progress: Progress) -> Final
         f"{result.size_mb:.2f} MB" + ("" if result.met else f" - fails: {_failures(result)}")
     )
     failed = "" if result.met else _failures(result)
-    finalist = Finalist(trial=trial.number, genes=dict(trial.arch.genes), predicted=dict(trial.columns), verified=result, failed=failed)
-    return _noted(study, finalist)
+    genes, known = dict(trial.arch.genes), dict(trial.columns)
+    found = Finalist(trial=trial.number, genes=genes, predicted=known, verified=result, failed=failed, layer_bits=chosen)
+    return _noted(study, found)
 
 
 def _latency(device: Device, here_ms: float, predicted: Estimate) -> str:

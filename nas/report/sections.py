@@ -135,7 +135,9 @@ def finalist_table(facts: Facts) -> Html:
     rows = [_finalist_row(facts, finalist, finalist.verified) for finalist in facts.finalists]
     measured = table(columns, rows, caption="Finalists, as measured from their compiled files")
     reasons = [tag("li", tag("strong", f"#{f.trial}"), f" failed: {f.failed}") for f in facts.finalists if f.failed]
-    return joined([measured, tag("ul", *reasons)]) if reasons else measured
+    words = "has bits chosen for each layer:"
+    bits = [tag("li", tag("strong", f"#{f.trial}"), f" {words} {f.bits_of_layers}") for f in facts.finalists if f.layer_bits]
+    return joined([measured, tag("ul", *reasons, *bits)]) if reasons or bits else measured
 
 
 def _finalist_row(facts: Facts, finalist: Finalist, v: Verification | None) -> list[Any]:

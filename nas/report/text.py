@@ -95,12 +95,13 @@ def finalist_row(finalist: Any, on_device: bool = True) -> dict[str, Any]:
     """One finalist, predicted beside measured; units close the names.  A time of another machine than the device is no check of its
     prediction, so it stands apart.
     """
-    row: dict[str, Any] = {"trial": finalist.trial, "met": finalist.met, "predicted_ms": finalist.predicted["latency_ms"]}
     v = finalist.verified
+    predicted = v.predicted_ms if v is not None and v.predicted_ms else finalist.predicted["latency_ms"]
+    row: dict[str, Any] = {"trial": finalist.trial, "met": finalist.met, "predicted_ms": predicted}
     if v is not None:
         error = 100 * (v.predicted_ms / v.latency_ms - 1) if v.predicted_ms else None
         row |= {"measured_ms": v.latency_ms, "error_percent": error} if on_device else {"ms_on_this_machine": v.latency_ms}
         row |= {
             "map50": v.map50, "map": v.map, "ram_kib": v.ram_kib, "size_mb": v.size_mb, "bit_exact": v.bit_exact,
         }  # fmt: skip
-    return row | {"failed": finalist.failed}
+    return row | {"layer_bits": finalist.bits_of_layers, "failed": finalist.failed}

@@ -17,6 +17,7 @@ from nas.finalist import LAYER_BITS, Recipe, with_layer_bits
 from nas.job import JobError, NothingFits, Run
 from nas.model import load
 from nas.quant.precisions import free_layers
+from nas.report import write_report
 from nas.search.loop import Infeasible
 from nas.study import Study
 from searchspaces.quantizers import quantized
@@ -140,6 +141,8 @@ def test_layers_get_bits_of_their_own_where_these_keep_the_limits_and_the_genes_
     chosen = json.loads((folder / LAYER_BITS).read_text())
     graph = load(folder / "quantized.safetensors").graph
     assert {node.name: f"w{node['wbits']}a{node['abits']}" for node in free_layers(graph)} == chosen and len(set(chosen.values())) > 1
+    assert finalist.layer_bits == chosen and sum(int(part.split()[0]) for part in finalist.bits_of_layers.split(", ")) == len(chosen)
+    assert finalist.bits_of_layers in write_report(found).read_text()
     assert finalist.met and 0.3 < finalist.verified.size_mb <= 0.4  # it takes what it may
     priced = found.device.predict(workload(deployed(quantized(graph))))
     assert (finalist.verified.predicted_ms, finalist.verified.predicted_low_ms) == (priced.mean_ms, priced.low_ms)
