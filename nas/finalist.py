@@ -22,8 +22,8 @@ from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limi
 from nas.model import Model, load, save, write_whole
 from nas.objectives import Objective, describe_misses, violations
 from nas.quant import QatSettings, fake_quantized, quantize, reestimate_norms, rungs, without_steps
+from nas.quant.choice import choose
 from nas.quant.errors import NothingFits
-from nas.quant.mixed import choose
 from nas.quant.precisions import mixed
 from nas.runtime import Executor
 from nas.runtime.executor import isa

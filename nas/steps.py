@@ -238,7 +238,7 @@ def with_chosen_bits(
     """A float model with the least sensitive bits within the limits on its graph, and what was chosen, to show."""
     from nas.deploy.local import find_device
     from nas.finalist import calibration_batches
-    from nas.quant.mixed import choose
+    from nas.quant.choice import choose
     from nas.quant.precisions import mixed
 
     images = list(calibration_batches(dataset, trained.size, 2))

@@ -28,7 +28,7 @@ SMALL = {"latency_ms": 1.5, "size_mb": 0.4}
 
 
 def start(squares, device, out, limits=SMALL, **settings):
-    chosen = {"budget": 6, "finalists": 1, "recipe": Recipe(epochs=2, accelerator="cpu"), **settings}
+    chosen = {"budget": 10, "finalists": 1, "recipe": Recipe(epochs=2, accelerator="cpu"), **settings}
     given = {f"max_{name}": value for name, value in limits.items()}
     return nas.search(squares, device=str(device), out=out, **given, **chosen)
 
@@ -49,8 +49,8 @@ def outcome(path):
 
 
 def test_a_job_ends_with_verified_finalists_within_every_limit(run):
-    assert len(run.trials) >= 6 and run.front
-    assert sum(trial.spent for trial in run.trials) == 6
+    assert len(run.trials) >= 10 and run.front
+    assert sum(trial.spent for trial in run.trials) == 10
     assert len(run.finalists) == 2 and all(f.met for f in run.finalists)
     for finalist in run.finalists:
         found = finalist.verified
@@ -163,7 +163,7 @@ out = Path(sys.argv[3])
 if (out / "run.json").exists():
     nas.resume(out)
 else:
-    nas.search(sys.argv[1], device=sys.argv[2], out=out, max_latency_ms=1.5, max_size_mb=0.4, budget=6, finalists=1,
+    nas.search(sys.argv[1], device=sys.argv[2], out=out, max_latency_ms=1.5, max_size_mb=0.4, budget=10, finalists=1,
                recipe=Recipe(epochs=2, accelerator="cpu"), workers=int(sys.argv[4]))
 """
 

@@ -12,9 +12,9 @@ from hwmodels.device import load
 from nas.compiler import compile as compile_plan
 from nas.quant import QuantError, at_precision, fake_quantized
 from nas.quant.allocate import allocate
+from nas.quant.choice import choose
 from nas.quant.costs import SIZE
 from nas.quant.hessian import hessian_traces
-from nas.quant.mixed import choose
 from nas.quant.precisions import free_layers, mixed
 from nas.quant.sensitivity import MEASURES, layer_of, quantized_layer, rounded
 from nas.runtime import write
