@@ -86,8 +86,8 @@ def training_folder(out: Path, **files: Path | None) -> Path:
     found = json.loads(kept.read_text()) if kept.exists() and any(folder.rglob(CHECKPOINT)) else asked
     for option in dict.fromkeys([*found, *asked]):
         if found.get(option) != asked.get(option):
-            said = f"{files[option]} as its {option}" if files.get(option) is not None else f"no {option}"
-            raise StepError(f"{folder} holds an interrupted training that was not started with {said}: start it as before, or delete it")
+            had = "no" if option not in found else "a" if option not in asked else "another"
+            raise StepError(f"{folder} holds an interrupted training that had {had} {option}: start it as before, or delete the folder")
     write_whole(kept, json.dumps(asked).encode())
     return folder
 

@@ -130,7 +130,7 @@ def _done(plan: Plan, table: Table, cell: Cell, task: Task) -> bool:
             figures = dict(cell.run(file.with_suffix("")))
             figures |= {"cpu_seconds": time.process_time() - start}
             write_whole(file, json.dumps(figures, indent=1).encode())
-        file.with_suffix(".lock").unlink()  # who waits for it finds the file
+        file.with_suffix(".lock").unlink(missing_ok=True)  # who holds it next finds the file
     task.advance(1, f"{table.name} {cell.key}")
     return True
 
