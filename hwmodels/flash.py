@@ -15,7 +15,7 @@ _HEADER, _SECTION, _TENSOR, _INSTRUCTION, _OPERAND = 32, 12, 24, 56, 4
 _SINGLES, _ALIGNMENT = 6, 8
 _METADATA, _METADATA_CLASS = 600, 12  # JSON: input size, strides, preprocessing, provenance; the name of a class
 _COARSE_BITS = 2  # up to here a clip becomes thresholds too, as a curve does up to NARROW_BITS
-_TABLE = {8: 280}  # usual bytes of a table that writes codes of so many bits, as runs
+_TABLE = 280  # usual bytes of a table, as runs: it writes 8-bit codes
 _AFFINE = frozenset({"batchnorm", "scale"})  # these run as depthwise 1x1 convs of 1-bit codes
 _WITHOUT_TENSOR = frozenset({*ON_HOST, "flatten"})
 _BY_CODE = frozenset({"quantize", "activation"})  # these look codes up, one by one
@@ -71,7 +71,7 @@ def _epilogue(node: Node, out_bits: int, tables: dict[tuple[str, str], int]) -> 
     if _by_thresholds(act, out_bits):
         return 4 * channels * (2**out_bits - 1), channels  # thresholds, sign
     if act not in _BY_CLIPPING:
-        tables[act, node.attrs["quant"]] = _TABLE[out_bits]
+        tables[act, node.attrs["quant"]] = _TABLE
     return 4 * channels, 8 * channels  # multiplier, bias
 
 

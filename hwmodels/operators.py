@@ -14,11 +14,11 @@ import msgspec
 from hwmodels.errors import DeviceError
 from hwmodels.layout import AFTER_MAPS
 from hwmodels.workload import OpCost, Workload
-from searchspaces.ops import FLOAT_BITS, WEIGHTED
+from searchspaces.ops import FLOAT_BITS, NARROW_BITS, WEIGHTED
 
 LANES, LOOKUP_LANES, BLOCK = 16, 64, 8  # a vector kernel computes so many positions by so many output channels; it pads to them
 _LOOKUP_BITS = 2  # up to here products can be looked up, above it they are multiplied
-_COARSE_BITS, _NARROW_BITS = 2, 4  # clips count thresholds up to the first, curves up to the second
+_COARSE_BITS = 2  # clips count thresholds up to here, curves up to NARROW_BITS
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _looks_up(op: OpCost) -> bool:
 
 def _epilogue(op: OpCost) -> str:
     """How sums become outputs: the cost depends on the activation and on how wide the codes are."""
-    widths = {"coarse": _COARSE_BITS, "narrow": _NARROW_BITS, "wide": FLOAT_BITS - 1, "float": FLOAT_BITS}
+    widths = {"coarse": _COARSE_BITS, "narrow": NARROW_BITS, "wide": FLOAT_BITS - 1, "float": FLOAT_BITS}
     width = next(name for name, bits in widths.items() if op.bits_out <= bits)
     return f"{op.activation or 'none'} {width}"
 
