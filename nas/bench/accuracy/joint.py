@@ -157,7 +157,7 @@ class Contest:
         """Of the validation split, and mAP of the test split where there is one."""
         found = {
             "map50": v.map50, "map": v.map, "latency_ms": v.latency_ms, "size_mb": v.size_mb, "met": v.met, "throttled": v.throttled,
-            "genes": dict(genes),
+            "genes": dict(genes), "artifact": str(artifact.relative_to(self.plan.out)),
         }  # fmt: skip
         if "test" in splits(self.dataset):
             test = scored(Executor.load(artifact), self.dataset.splits["test"], self.dataset)
@@ -209,7 +209,7 @@ def _measured_reference(plan: Plan, dataset: Dataset) -> Cell:
 
 def table(setting: Setting) -> Table:
     def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
-        contests = [Contest(setting, plan, dataset, share, seed) for share in setting.shares for seed in range(plan.seeds)]
+        contests = [Contest(setting, plan, dataset, share, seed) for seed in range(plan.seeds) for share in setting.shares]
         return [_measured_reference(plan, dataset), *(cell for contest in contests for cell in contest.cells())]
 
     return Table("joint", "searched detectors beside scaled YOLOs and random search, at three latencies", cells, text)
