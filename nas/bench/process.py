@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,8 +61,3 @@ def settled(threads: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, cpus)
-
-
-def interruptions() -> int:
-    """How often the system has taken a CPU from this process so far; a time during which it did says nothing."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

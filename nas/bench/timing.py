@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nas.bench.process import interruptions
+from nas.deploy.timing import interruptions
 
 Timed = Callable[[int], float]  # mean microseconds of that many runs
 ROUNDS = 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ _MARKER = np.linspace(0.0, 1.0, 20_000)
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of single calls.  `samples_ms` are all of them, in order; `throttled` says the machine slowed down meanwhile."""
+    """Milliseconds of single calls.  `samples_ms` are those that count, in order; `throttled` says the machine slowed down meanwhile."""
 
     median_ms: float
     q1_ms: float
@@ -33,24 +34,36 @@ class Timing:
 
 
 def time_calls(call: Callable[[], object], *, max_seconds: float = 2.0, min_runs: int = 20, max_runs: int = 2000) -> Timing:
-    """Median and quartiles of single calls on one thread.  Stops once the median is known to 1 %, or when the time is spent."""
+    """Median and quartiles of single calls on one thread.  Stops once the median is known to 1 %, or when the time is spent.
+
+    Calls during which the system gave the CPU to another process count only where fewer than `min_runs` were left alone.
+    """
     start = time.perf_counter()
     while time.perf_counter() - start < min(_WARMUP_S, max_seconds / 4):
         call()
-    samples: list[float] = []
+    every: list[float] = []
+    alone: list[float] = []
     markers = [_marker()]
     deadline = time.perf_counter() + max_seconds
-    while len(samples) < max_runs:
-        before = time.perf_counter()
+    while len(every) < max_runs:
+        taken, before = interruptions(), time.perf_counter()
         call()
-        samples.append((time.perf_counter() - before) * 1e3)
-        if len(samples) % min_runs == 0:
+        every.append((time.perf_counter() - before) * 1e3)
+        if interruptions() == taken:
+            alone.append(every[-1])
+        if len(every) % min_runs == 0:
             markers.append(_marker())
-            if _settled(samples):
+            if _settled(alone):
                 break
-        if len(samples) >= min_runs and time.perf_counter() > deadline:
+        if len(every) >= min_runs and time.perf_counter() > deadline:
             break
+    samples = alone if len(alone) >= min_runs else every
     return _timing(samples, float(np.median(markers[1:] or markers)) > DRIFT * min(markers))
+
+
+def interruptions() -> int:
+    """How often the system has taken a CPU from this process so far; a time during which it did says little."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def in_bursts(burst: Callable[[], Timing], pause_s: float = BURST_PAUSE_S) -> Timing:
@@ -81,11 +94,12 @@ def _timing(samples: Sequence[float], throttled: bool) -> Timing:
 
 def _settled(samples: list[float]) -> bool:
     """Whether the median's 95 % interval, from order statistics, is within 1 % of it."""
-    ordered = np.sort(samples)
-    n = len(ordered)
+    ordered, n = np.sort(samples), len(samples)
+    if n < 60:
+        return False
     reach = int(0.98 * n**0.5) + 1
     low, high = ordered[max(0, n // 2 - reach)], ordered[min(n - 1, n // 2 + reach)]
-    return n >= 60 and (high - low) / 2 <= _SETTLED * ordered[n // 2]
+    return bool((high - low) / 2 <= _SETTLED * ordered[n // 2])
 
 
 def _marker() -> float:

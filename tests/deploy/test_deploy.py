@@ -15,6 +15,14 @@ def test_timing_repeats_until_the_median_is_sure_and_keeps_every_sample():
     assert timing.median_ms == pytest.approx(float(np.median(timing.samples_ms)))
 
 
+@pytest.mark.parametrize(("every", "counted"), [(3, 40), (1, 60)])
+def test_calls_that_the_system_interrupted_count_only_where_too_few_are_left(every, counted, monkeypatch):
+    calls = []
+    monkeypatch.setattr("nas.deploy.timing.interruptions", lambda: len(calls) // every)
+    timing = time_calls(lambda: calls.append(0), max_seconds=5.0, min_runs=20, max_runs=60)
+    assert len(timing.samples_ms) == counted
+
+
 def bursts_of(*medians_ms):
     left = iter(medians_ms)
     return lambda: Timing(ms := next(left), ms, ms, (ms,), False)

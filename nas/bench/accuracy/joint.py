@@ -4,7 +4,8 @@ Every figure is that of the compiled artifact on this machine; what is chosen is
 there is one, is the fairer judge.  A latency budget is a share of what a YOLOv8n takes here at W8A8 and at the plan's size.  A nano YOLO is
 scaled in width and resolution to the variant of the highest accuracy score that fits, as measured, and trained once; the random search
 trains networks that fit, whole ones, for as many epochs as the search had in all.  `layer-bits` is the searched network again, quantized
-from its float weights with bits chosen for each layer.
+from its float weights with bits chosen for each layer.  When all are there, and no other process of the table trains beside it any more,
+every artifact is timed once again, in turns: those are the latencies that the table shows.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from hwmodels.limits import priced
 from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
 from nas.bench.accuracy.training import splits
 from nas.bench.networks import detector
+from nas.bench.timing import alternate
 from nas.candidates import Costs, columns
 from nas.data import Dataset
 from nas.deploy.local import find_device
-from nas.deploy.verify import Verification
+from nas.deploy.verify import Verification, grey
 from nas.finalist import Bits, Recipe, develop, misses_untrained, scored, trial_run, verify, with_layer_bits
 from nas.halving import epochs_trained, ladder
 from nas.job import JobError, NothingFits, Run, SearchSettings, resume, search
@@ -38,6 +40,8 @@ from searchspaces import SPACES, YOLO, Arch
 
 FAMILIES = {"yolov5n": "c3", "yolov8n": "c2f"}
 REFERENCE = "reference"  # the cell that times YOLOv8n
+TIMED = "timed"  # the cell that times every artifact again: key -> ms
+TIMED_S = 0.5  # s of each
 PRECISIONS = ("w8a8", "w4a4", "w2a2")
 DRAWS = 100_000  # random networks that are costed before a budget counts as too tight
 
@@ -207,40 +211,61 @@ def _measured_reference(plan: Plan, dataset: Dataset) -> Cell:
     return Cell(REFERENCE, 0.0, run)
 
 
+def _timed_again(keys: Sequence[str]) -> Cell:
+    def run(folder: Path) -> Figures:
+        found = {key: json.loads((folder.parent / f"{key}.json").read_text()) for key in keys}
+        nets = {key: Executor.load(folder.parents[1] / f["artifact"]) for key, f in found.items() if "artifact" in f}
+        samples = alternate([partial(_mean_us, net, grey(net)) for net in nets.values()], TIMED_S)
+        return {key: float(np.median(us)) / 1e3 for key, us in zip(nets, samples)}
+
+    return Cell(TIMED, 0.0, run, after=tuple(keys))
+
+
+def _mean_us(net: Executor, image: np.ndarray, runs: int) -> float:
+    return fmean(net.time(image, runs))
+
+
 def table(setting: Setting) -> Table:
     def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
         contests = [Contest(setting, plan, dataset, share, seed) for seed in range(plan.seeds) for share in setting.shares]
-        return [_measured_reference(plan, dataset), *(cell for contest in contests for cell in contest.cells())]
+        contenders = [cell for contest in contests for cell in contest.cells()]
+        return [_measured_reference(plan, dataset), *contenders, _timed_again([cell.key for cell in contenders])]
 
     return Table("joint", "searched detectors beside scaled YOLOs and random search, at three latencies", cells, text)
 
 
 def text(known: Mapping[str, Figures]) -> str:
     """Means over seeds; a contender that found nothing within the budget on a seed says so."""
-    reference = known.get(REFERENCE, {}).get("latency_ms")
+    reference, timed = known.get(REFERENCE, {}).get("latency_ms"), known.get(TIMED, {})
     lines = ["joint: mAP50 and mAP of the artifact within a latency, on the validation split and on the test split, means over seeds"]
     scores = "".join(f"{name:>7}" for name in ("mAP50", "mAP", "test", "test"))
     lines.append(f"{'budget ms':>10}  {'contender':<14}{scores}{'ms':>8}{'MB':>7}{'epochs':>12}{'seeds':>7}  within")
     rows: dict[tuple[float, str], list[Figures]] = {}
     for key, figures in known.items():
-        if key != REFERENCE:
-            times, _, rest = key.partition("-")
-            rows.setdefault((float(times.removeprefix("x")), rest.rpartition("-")[0]), []).append(figures)
+        if key in (REFERENCE, TIMED):
+            continue
+        times, _, rest = key.partition("-")
+        share = float(times.removeprefix("x"))
+        if reference and key in timed:
+            figures = {**figures, "latency_ms": timed[key], "met": timed[key] <= share * reference}
+        rows.setdefault((share, rest.rpartition("-")[0]), []).append(figures)
     for (share, contender), found in rows.items():
         budget = f"{share * reference:.2f}" if reference else f"x{share:g}"
-        good = [figures for figures in found if "failed" not in figures]
-        if not good:
-            lines.append(f"{budget:>10}  {contender:<14} {found[0]['failed']}")
-            continue
-        mean = {name: fmean(figures[name] for figures in good) for name in ("map50", "map", "latency_ms", "size_mb", "float", "quantized")}
-        test = "".join(f"{fmean(figures[name] for figures in good):>7.3f}" if name in good[0] else f"{'-':>7}"
-                       for name in ("test_map50", "test_map"))  # fmt: skip
-        epochs, within = f"{mean['float']:.0f} + {mean['quantized']:.0f}", sum(figures["met"] for figures in good)
-        lines.append(
-            f"{budget:>10}  {contender:<14}{mean['map50']:>7.3f}{mean['map']:>7.3f}{test}{mean['latency_ms']:>8.2f}{mean['size_mb']:>7.2f}"
-            f"{epochs:>12}{len(good):>7}  {within} of {len(found)}"
-        )
+        lines.append(f"{budget:>10}  {contender:<14}{_row(found)}")
     return "\n".join(lines)
+
+
+def _row(found: Sequence[Figures]) -> str:
+    """One contender at one budget, of every seed."""
+    good = [figures for figures in found if "failed" not in figures]
+    if not good:
+        return f" {found[0]['failed']}"
+    mean = {name: fmean(figures[name] for figures in good) for name in ("map50", "map", "latency_ms", "size_mb", "float", "quantized")}
+    test = "".join(f"{fmean(figures[name] for figures in good):>7.3f}" if name in good[0] else f"{'-':>7}"
+                   for name in ("test_map50", "test_map"))  # fmt: skip
+    epochs, within = f"{mean['float']:.0f} + {mean['quantized']:.0f}", sum(figures["met"] for figures in good)
+    return (f"{mean['map50']:>7.3f}{mean['map']:>7.3f}{test}{mean['latency_ms']:>8.2f}{mean['size_mb']:>7.2f}"
+            f"{epochs:>12}{len(good):>7}  {within} of {len(found)}")  # fmt: skip
 
 
 JOINT = table(Setting())

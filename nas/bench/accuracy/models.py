@@ -46,6 +46,7 @@ def float_model(plan: Plan, dataset: Dataset, seed: int, act: str = ACTS[0]) -> 
         with alone(path.with_suffix(".lock")):
             if not path.exists():
                 _train_float(plan, dataset, seed, act, path)
+            path.with_suffix(".lock").unlink(missing_ok=True)  # who holds it next finds the file
     return load(path)
 
 
