@@ -18,6 +18,7 @@ from searchspaces.ops import FLOAT_BITS, PASS_THROUGH, WEIGHTED
 SIDE, IMAGES = 96, 4  # what the rounding errors of single tensors are measured on; they hardly depend on it
 SNR_CAP_DB = 60.0  # a float network: more than any 8-bit one reaches
 INHERITED = 0.8  # of the noise in its input that a trained layer passes on
+ONE_BIT = 16.0  # the error of 1-bit codes counts so often: a layer of them is a bottleneck that no later layer makes up for
 _VALUES, _ROWS = 4096, 8  # values of a tensor, output channels of a weight that a step is fitted to
 
 
@@ -29,12 +30,13 @@ def quant_noise(model: nn.Module, probe: Probe) -> float:
     net in float and fake-quantized and compare the maps, tells bit-widths apart badly before training: a batch-normalized net at
     its start weights is chaotic, so that rounding the 8-bit image alone (50 dB) leaves 11 dB at the head, and w8a8 and w2a2 end
     at 5 and -0.3 dB.  A trained net does not amplify its noise like that: its layers learn to average part of it away, so that
-    2 bits in the backbone cost little (9 % of mAP50-95) and the same in neck and head much (38 %).  INHERITED ranks the losses of
-    ten trained networks at Spearman .83 (.9: .86, .7: .73, 1.0, which is without it: .58), and puts a YOLOv8n's on the same curve:
+    2 bits in the backbone cost little (9 % of mAP50-95 on digits) and the same in neck and head much (38 %).  INHERITED ranks the
+    losses of those ten networks at Spearman .83 (.9: .86, .7: .73, 1.0, which is without it: .58); ONE_BIT is from a YOLOv8n on BCCD
+    whose backbone has 1-bit codes (37 % lost; 7 % with 2 bits).
 
     conv, linear       INHERITED * NSR of the input + NSR of the weights (per output channel error / weight power, mean of channels)
-    quantize           + variance of the rounding error / variance of the tensor, both about channel means: batch-norm takes
-                       a channel's mean away, from signal and error alike
+    quantize           + variance of the rounding error (ONE_BIT times where it has one bit) / variance of the tensor, both about
+                       channel means: batch-norm takes a channel's mean away, from signal and error alike
     add, concat        the inputs' NSRs weighted by their power (concat: and channels)
     everything else    unchanged
     """
@@ -122,7 +124,7 @@ def _rounding(graph: Graph, seen: dict[str, list[Tensor]]) -> dict[str, tuple[fl
             noise = float((error - error.mean(1, keepdim=True)).square().mean())
             if variance <= 0:
                 raise ProxyError(f"tensor '{node.name}' is constant on the probe images")
-            found[node.name] = noise / variance, variance
+            found[node.name] = noise / variance * (ONE_BIT if node["bits"] == 1 else 1.0), variance
     return found
 
 

@@ -25,7 +25,9 @@ _STEPS = frozenset({"weight_scale", "scale", "zero_point"})
 class QatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How quantization-aware training departs from the float recipe."""
 
-    lr: float = 5e-4  # peak rate of AdamW; the float recipe's would leave the minimum that was just found
+    # Peak rate of AdamW, that of the float recipe, for low bits have far to go: a small YOLOv5n on BCCD (.509 mAP in float) has .300 after
+    # 15 epochs at W2A2 and 5e-4, .420 at 2e-3, .438 at 3e-3, .445 at 4e-3; at W4A4 .491 at 5e-4, .505 at 2e-3, .515 at 4e-3.
+    lr: float = 3e-3
     weight_decay: float = 1e-4
     warmup_epochs: float = 1.0
     calibration_batches: int = 8
