@@ -5,7 +5,7 @@ there is one, is the fairer judge.  A latency budget is a share of what a YOLOv8
 scaled in width and resolution to the variant of the highest accuracy score that fits, as measured, and trained once; the random search
 trains networks that fit, whole ones, for as many epochs as the search had in all.  `layer-bits` is the searched network again, quantized
 from its float weights with bits chosen for each layer.  When all are there, and no other process of the table trains beside it any more,
-every artifact is timed once again, in turns: those are the latencies that the table shows.
+every artifact and that YOLOv8n are timed once again, in turns: those are the latencies and budgets that the table shows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from searchspaces import SPACES, YOLO, Arch
 
 FAMILIES = {"yolov5n": "c3", "yolov8n": "c2f"}
 REFERENCE = "reference"  # the cell that times YOLOv8n
-TIMED = "timed"  # the cell that times every artifact again: key -> ms
+TIMED = "timed"  # the cell of so many seeds that times every artifact again: key -> ms
 TIMED_S = 0.5  # s of each
 PRECISIONS = ("w8a8", "w4a4", "w2a2")
 DRAWS = 100_000  # random networks that are costed before a budget counts as too tight
@@ -204,21 +204,22 @@ def _reference_file(plan: Plan) -> Path:
 def _measured_reference(plan: Plan, dataset: Dataset) -> Cell:
     def run(folder: Path) -> Figures:
         folder.mkdir(parents=True, exist_ok=True)
-        latency = trial_run(_reference(plan), dataset, folder / "untrained.edge")["latency_ms"]
+        artifact = folder / "untrained.edge"
+        latency = trial_run(_reference(plan), dataset, artifact)["latency_ms"]
         write_whole(_reference_file(plan), json.dumps(latency).encode())
-        return {"latency_ms": latency}
+        return {"latency_ms": latency, "artifact": str(artifact.relative_to(plan.out))}
 
     return Cell(REFERENCE, 0.0, run)
 
 
-def _timed_again(keys: Sequence[str]) -> Cell:
+def _timed_again(keys: Sequence[str], seeds: int) -> Cell:
     def run(folder: Path) -> Figures:
-        found = {key: json.loads((folder.parent / f"{key}.json").read_text()) for key in keys}
+        found = {key: json.loads((folder.parent / f"{key}.json").read_text()) for key in (REFERENCE, *keys)}
         nets = {key: Executor.load(folder.parents[1] / f["artifact"]) for key, f in found.items() if "artifact" in f}
         samples = alternate([partial(_mean_us, net, grey(net)) for net in nets.values()], TIMED_S)
         return {key: float(np.median(us)) / 1e3 for key, us in zip(nets, samples)}
 
-    return Cell(TIMED, 0.0, run, after=tuple(keys))
+    return Cell(f"{TIMED}-{seeds}", 0.0, run, after=tuple(keys))
 
 
 def _mean_us(net: Executor, image: np.ndarray, runs: int) -> float:
@@ -229,20 +230,21 @@ def table(setting: Setting) -> Table:
     def cells(plan: Plan, dataset: Dataset) -> Sequence[Cell]:
         contests = [Contest(setting, plan, dataset, share, seed) for seed in range(plan.seeds) for share in setting.shares]
         contenders = [cell for contest in contests for cell in contest.cells()]
-        return [_measured_reference(plan, dataset), *contenders, _timed_again([cell.key for cell in contenders])]
+        return [_measured_reference(plan, dataset), *contenders, _timed_again([c.key for c in contenders], plan.seeds)]
 
     return Table("joint", "searched detectors beside scaled YOLOs and random search, at three latencies", cells, text)
 
 
 def text(known: Mapping[str, Figures]) -> str:
     """Means over seeds; a contender that found nothing within the budget on a seed says so."""
-    reference, timed = known.get(REFERENCE, {}).get("latency_ms"), known.get(TIMED, {})
+    timed = next((figures for key, figures in known.items() if key.startswith(TIMED)), {})
+    reference = timed.get(REFERENCE) or known.get(REFERENCE, {}).get("latency_ms")
     lines = ["joint: mAP50 and mAP of the artifact within a latency, on the validation split and on the test split, means over seeds"]
     scores = "".join(f"{name:>7}" for name in ("mAP50", "mAP", "test", "test"))
     lines.append(f"{'budget ms':>10}  {'contender':<14}{scores}{'ms':>8}{'MB':>7}{'epochs':>12}{'seeds':>7}  within")
     rows: dict[tuple[float, str], list[Figures]] = {}
     for key, figures in known.items():
-        if key in (REFERENCE, TIMED):
+        if key == REFERENCE or key.startswith(TIMED):
             continue
         times, _, rest = key.partition("-")
         share = float(times.removeprefix("x"))
