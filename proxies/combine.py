@@ -28,9 +28,10 @@ from searchspaces.ops import FLOAT_BITS
 from searchspaces.quantizers import quantized
 
 # SNR in dB (quant_noise) and the share of mAP50-95 that quantization-aware training lost: a curve through what was measured on BCCD,
-# 30 float epochs and 15 quantized ones, one seed each, against W8A8: a narrow YOLOv5n with SiLU .02 and .03 at W4A4 (at 224 and 160 px;
-# 7.8 dB), .19 at W2A2 (.4); a YOLOv8n with ReLU at 160 px .02 at W4A4 (13.6), .11 at W2A2 (1.6), .37 with a W1A1 backbone, neck and head
-# at W4A8 (-6.7); against float, a random net with bits from W2A2 to W1A1 .55 (-3.0).
+# 15 quantized epochs, one seed each.  Against W8A8 a narrow YOLOv5n with SiLU lost .02 and .03 at W4A4 (at 224 and 160 px; 7.8 dB) and
+# .19 at W2A2 (.4).  A YOLOv8n with ReLU at 160 px, whose W8A8 is taken for .02 mAP above its float, as that of other nets is, lost .02
+# at W4A4 (13.6), .11 at W2A2 (1.6), .37 with a W1A1 backbone, neck and head at W4A8 (-6.7).  Against float a random net with bits from
+# W2A2 to W1A1 lost .55 (-3.0).
 # Knots, quant_noise's INHERITED and ONE_BIT were chosen on trained networks; no network that was held out has judged them.
 DROP_KNOTS = ((0.5, 0.17), (8.0, 0.03), (33.0, 0.0))
 SNR_AT_BITS = ((1, 2, 3, 4, 8), (-13.0, 0.4, 5.0, 8.0, 32.0))  # bits of weights and codes throughout that YOLOv8n -> its SNR
