@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,12 @@ from hwmodels.energy import energy_mj
 from hwmodels.flash import flash_bytes
 from hwmodels.memory import arena
 from hwmodels.workload import workload
-from nas.objectives import Evaluation, Objective, limited, optimized
+from nas.objectives import Evaluation, Objective, limited, optimized, violations
 from nas.study import Trial
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
+from searchspaces.nano import FAMILIES, scaled
+from searchspaces.space import Space
 from searchspaces.yolo import PARTS, STAGES, narrowest
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ COLUMNS = (
     Objective("score_seconds", "s", "min", "expensive", optimized=False, deterministic=False),
 )
 ENERGY = Objective("energy_mj", "mJ")  # where it is asked for and the device prices it
+KNOWN = {"w8a8": "silu", "w4a4": "silu", "w2a2": "relu"}  # precision of published networks that a search begins with -> activation
 FRONT = ("latency_ms", "score")  # what is optimized where nothing else is asked for
 ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 # Of the noise at the outputs of a network of one bit-width throughout, what each part adds: later layers average earlier noise away.
@@ -130,6 +134,31 @@ class Promise:
         graph = SPACES[arch.space].build(arch, self.classes, g)
         term = architecture_term(structure_of(graph, workload(graph), g.saved))
         return float(np.clip(term * (1 - drop(-10 * np.log10(noise))), 1e-3, 1 - 1e-3))
+
+
+def published(space: Space, judge: Evaluation, classes: int) -> list[Arch]:
+    """What a search begins with, for nobody wants less than what is known: of each nano family at 8, 4 and 2 bits throughout, where the
+    space has them, the scaled network of most promise within the limits, if there is one.  Two bits come with ReLU, more with SiLU.
+    """
+    offered = next(choice.options for choice in space.choices if choice.name.endswith(".precision"))
+    promise, found = Promise(classes), dict[Arch, None]()
+    for block, (precision, act) in product(FAMILIES.values(), KNOWN.items()):
+        if precision not in offered:
+            continue
+        within = [(arch, row) for arch in scaled(space, block, act, precision) if (row := _costs_within(judge, arch))]
+        if within:
+            archs, rows = zip(*within)
+            found[archs[int(promise(archs, rows).argmax())]] = None
+    return list(found)
+
+
+def _costs_within(judge: Evaluation, arch: Arch) -> Mapping[str, float]:
+    """The cheap columns; none where a limit is missed or the device cannot price the network."""
+    try:
+        row = judge.cheap(arch)
+    except ValueError:
+        return {}
+    return {} if violations(row, judge.objectives) else row
 
 
 def evaluation(

@@ -19,7 +19,7 @@ from hwmodels.device import Device
 from hwmodels.limits import priced
 from hwmodels.workload import workload
 from nas import pareto
-from nas.candidates import ENERGY, FRONT, Promise, columns, evaluation, ranked
+from nas.candidates import ENERGY, FRONT, Promise, columns, evaluation, published, ranked
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
@@ -278,7 +278,8 @@ def _search(run: Run, study: Study, progress: Progress) -> None:
         seed=settings.seed,
     )  # fmt: skip
     belief = Promise(len(run.data.classes)) if settings.strategy == "screening" else None  # it takes longer than the costs
-    seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief)
+    known = published(space, judge, len(run.data.classes)) if settings.strategy == "surrogate" else ()
+    seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief, known=known)
     threads = torch.get_num_threads()
     with progress.task("search", settings.budget, done=sum(t.spent for t in study.trials())) as task:
         run_search(

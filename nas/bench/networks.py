@@ -5,34 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from searchspaces import YOLO, Arch, Graph
+from searchspaces import YOLO, Graph
 from searchspaces.graph import Builder, Ref
-from searchspaces.yolo import EDGE_BITS, PARTS, bits
+from searchspaces.nano import nano
+from searchspaces.yolo import EDGE_BITS, bits
 
 CLASSES = tuple(f"class{i}" for i in range(20))
 IMAGENET_CLASSES = 1000
 RESNET18 = (64, 128, 256, 512)  # channels of the stages, two blocks each (He et al. 2016, arXiv:1512.03385)
 
 
-def detector(block: str, size: int, act: str, precision: str) -> Arch:
-    """The nano detector of a family as a point of the space, with one activation and one precision: 'c3' is YOLOv5n, 'c2f' YOLOv8n."""
-    widths, depths = (32, 64, 128, 256), (1, 2, 3 if block == "c3" else 2, 1)
-    base = YOLO.repair({}).genes
-    return YOLO.arch({
-        **base, "resolution": size, "backbone.block": block, "neck.block": block, "neck": "pan", "stem.width": 16,
-        **{f"stage{i}.width": width for i, width in enumerate(widths, 1)}, **{f"stage{i}.depth": n for i, n in enumerate(depths, 1)},
-        **{name: act for name in base if name.endswith(".act")}, "head.box": 64, "head.cls": 64,
-        **{f"{part}.precision": precision for part in PARTS},
-    })  # fmt: skip
-
-
 def yolov5n(size: int, act: str, precision: str = "w8a8") -> Graph:
     """YOLOv5n with YOLOv8's head."""
-    return YOLO.build(detector("c3", size, act, precision), len(CLASSES))
+    return YOLO.build(nano("c3", size, act, precision), len(CLASSES))
 
 
 def yolov8n(size: int, act: str, precision: str = "w8a8") -> Graph:
-    return YOLO.build(detector("c2f", size, act, precision), len(CLASSES))
+    return YOLO.build(nano("c2f", size, act, precision), len(CLASSES))
 
 
 def resnet18(size: int, act: str, precision: str) -> Graph:

@@ -34,7 +34,7 @@ DEVICES = tuple(device for device, (file, _, _) in LATENCIES.items() if file == 
 TRANSFER = "surrogate+transfer"
 SOURCE, OTHER_SOURCE = "coco", "voc"    # the data set that a transfer learns from; for a search on COCO itself, the other one
 KNOWN, PREDICTED = "known", "predicted"
-SETTINGS: dict[str, dict[str, int]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "surrogate": {"batch": 1, "start": 4},
     "nsga2": {"population": 20},
     "evolution": {"population": 20, "batch": 1},

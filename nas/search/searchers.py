@@ -16,7 +16,7 @@ from nas.search.pool import Belief, Cheap
 from nas.search.random import Random
 from nas.search.screening import Screening
 from nas.search.surrogate import Surrogate
-from searchspaces.space import Space
+from searchspaces.space import Arch, Space
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {
     "surrogate": Surrogate,
@@ -31,8 +31,9 @@ COSTING = frozenset({"surrogate", "screening"})     # these cost candidates befo
 
 
 def searcher(name: str, space: Space, objectives: Sequence[Objective], seed: int, *, cheap: Cheap | None = None,
-             belief: Belief | None = None, **settings: Any) -> Searcher:
-    """A new searcher by name; the same arguments ask the same. `cheap` (Evaluation.cheap) and `belief` reach those that use them.
+             belief: Belief | None = None, known: Sequence[Arch] = (), **settings: Any) -> Searcher:
+    """A new searcher by name; the same arguments ask the same. `cheap` (Evaluation.cheap), `belief` and `known`, networks to begin with,
+    reach those that use them.
 
     'nni:NAME' is a strategy or tuner of NNI. Raises SearchError for a name that is not known.
     """
@@ -43,6 +44,8 @@ def searcher(name: str, space: Space, objectives: Sequence[Objective], seed: int
         return searcher_from_nni(name.removeprefix(NNI), space, objectives, seed=seed, **settings)
     if name in COSTING:
         settings |= {"cheap": cheap, "belief": belief}
+    if name == "surrogate":
+        settings |= {"known": known}
     return SEARCHERS[name](space, objectives, rng=np.random.default_rng(seed), **settings)
 
 

@@ -32,12 +32,14 @@ class Surrogate:
 
     cheap(arch) gives the cheap columns: with it, objectives among them are known of every candidate, candidates beyond a limit are
     not asked, and counted columns help to learn. belief(archs, columns) is a prior guess of logit(accuracy), for the first networks
-    and as the mean of the process: from counts, a proxy, or another data set (transfer.py). `candidates` new networks are costed for
-    every batch, mutations of the front and random ones; a space of a few thousand networks is a candidate as a whole.
+    and as the mean of the process: from counts, a proxy, or another data set (transfer.py). `known` networks are asked first.
+    `candidates` new networks are costed for every batch, mutations of the front and random ones; a space of a few thousand networks is
+    a candidate as a whole.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], *, rng: np.random.Generator, cheap: Cheap | None = None,
-                 belief: Belief | None = None, start: int = 8, batch: int = 8, candidates: int = 128) -> None:
+                 belief: Belief | None = None, known: Sequence[Arch] = (), start: int = 8, batch: int = 8,
+                 candidates: int = 128) -> None:
         self.batch = batch
         self._space = space
         self._rng = rng
@@ -50,6 +52,8 @@ class Surrogate:
         self._evolution = NSGA2(space, objectives, rng=rng, ledger=self._ledger)
         self._pools = Pools(space, self._ledger, rng, objectives, cheap, belief, candidates)
         self._queue: deque[Genes] = deque()
+        if known:
+            self._queue.extend(self._ledger.fresh(np.stack([space.encode(arch) for arch in known])))
         # What was measured: genes, features, beliefs, levels of the wanted objectives, whether every limit is met.
         self._genes: list[Genes] = []
         self._features: list[np.ndarray] = []

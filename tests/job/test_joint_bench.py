@@ -9,10 +9,8 @@ import nas.bench.accuracy.joint as joint
 import nas.job
 from hwmodels.device import LOCAL, Device
 from nas.bench.accuracy import Plan, run
-from nas.bench.networks import detector
-from searchspaces.yolo import STAGES
 
-SETTING = joint.Setting(space="narrow", shares=(8.0,), scored=4, entrants=2, sides=(96,), factors=(0.5,))
+SETTING = joint.Setting(space="narrow", shares=(8.0,), scored=4, entrants=2)
 
 
 @pytest.fixture
@@ -23,6 +21,8 @@ def small(device, narrow, monkeypatch):
         monkeypatch.setattr(module, "find_device", lambda name, progress=None: here)
     monkeypatch.setattr(joint, "FAMILIES", {"yolov8n": "c2f"})
     monkeypatch.setattr(joint, "PRECISIONS", ("w4a4",))
+    monkeypatch.setattr("searchspaces.nano.SIDES", (96,))
+    monkeypatch.setattr("searchspaces.nano.FACTORS", (0.5,))
     monkeypatch.setattr("nas.bench.accuracy.core.seconds_per_work", lambda accelerator, precision: 1.0)
 
 
@@ -43,12 +43,6 @@ def test_every_contender_is_trained_within_the_budget_and_random_search_gets_the
     again = run([joint.table(SETTING)], plan)
     assert again.cells == found.cells and {path: path.stat().st_mtime_ns for path in before} == before
     json.dumps(again.json())
-
-
-def test_a_nano_yolo_of_factor_one_is_itself_and_others_are_as_near_as_the_space_has_them():
-    assert joint.widened("c2f", 160, 1.0, "w4a4") == detector("c2f", 160, "silu", "w4a4")
-    half = joint.widened("c3", 96, 0.5, "w2a2")
-    assert [half[f"stage{s}.width"] for s in STAGES] == [16, 32, 64, 128] and half["stem.width"] == 8
 
 
 def test_a_row_shows_the_latency_of_the_last_timing_and_whether_that_is_within_the_budget():

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.bench.networks import detector
 from proxies import ProxyError
 from proxies.combine import DROP_KNOTS, SNR_AT_BITS, accuracy_score, calibrated, drop, estimate, recalibrated
 from proxies.labelled import load
 from proxies.structure import FEATURES, NAMES
 from proxies.yolobench import fit
 from searchspaces import Arch, yolobench
+from searchspaces.nano import nano
 from searchspaces.yolo import PARTS
 
 TABLE = Path(__file__).resolve().parents[2] / "../shared/data/yolobench/VOC_scratch_100epochs.csv"
@@ -24,7 +24,7 @@ middle = dict(zip(NAMES, calibrated().mean))
 
 def reference(precision, side=320):
     """The network of the measured drops, at a precision that need not be an option of the space."""
-    return Arch("yolo", {**detector("c2f", side, "silu", "w8a8").genes, **{f"{part}.precision": precision for part in PARTS}})
+    return Arch("yolo", {**nano("c2f", side, "silu", "w8a8").genes, **{f"{part}.precision": precision for part in PARTS}})
 
 
 RISES = {feature.name: feature.rises for feature in FEATURES}
@@ -98,7 +98,7 @@ def test_one_bit_scores_worse_than_two():
 def test_one_bit_codes_cost_more_than_the_noise_that_they_add_to_that_of_two():
     def lost(backbone):
         genes = {f"{part}.precision": backbone if part.startswith("stage") else "w4a8" for part in PARTS}
-        return estimate(Arch("yolo", {**detector("c2f", 160, "relu", "w8a8").genes, **genes})).drop
+        return estimate(Arch("yolo", {**nano("c2f", 160, "relu", "w8a8").genes, **genes})).drop
 
     assert lost("w2a2") < 0.12 and lost("w1a2") < 0.15 and lost("w1a1") > 0.25
 

@@ -166,3 +166,11 @@ def test_what_one_score_has_taught_starts_the_search_for_another():
     for seed in range(2):
         told = searched("surrogate", seed, 16, cheap=toys.cheap, belief=taught)[0]
         assert volume(told) > volume(searched("surrogate", seed, 16, cheap=toys.cheap)[0])
+
+
+def test_known_networks_are_asked_first_and_none_twice():
+    judge = toys.evaluation()
+    known = [toys.SPACE.sample(np.random.default_rng(seed)) for seed in (0, 1, 0)]
+    search = searcher("surrogate", toys.SPACE, judge.objectives, 3, cheap=judge.cheap, belief=toys.belief, known=known)
+    asked = [search.ask() for _ in range(10)]
+    assert asked[:2] == known[:2] and len(set(asked)) == 10

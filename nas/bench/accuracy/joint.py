@@ -24,7 +24,6 @@ import numpy as np
 from hwmodels.limits import priced
 from nas.bench.accuracy.core import Cell, Figures, Plan, Table, gmacs
 from nas.bench.accuracy.training import splits
-from nas.bench.networks import detector
 from nas.bench.timing import alternate
 from nas.candidates import Costs, columns
 from nas.data import Dataset
@@ -37,8 +36,8 @@ from nas.model import write_whole
 from nas.runtime import Executor
 from nas.search.loop import Infeasible
 from searchspaces import SPACES, YOLO, Arch
+from searchspaces.nano import FAMILIES, nano, scaled
 
-FAMILIES = {"yolov5n": "c3", "yolov8n": "c2f"}
 REFERENCE = "reference"  # the cell that times YOLOv8n
 TIMED = "timed"  # the cell of so many seeds that times every artifact again: key -> ms
 TIMED_S = 0.5  # s of each
@@ -48,14 +47,12 @@ DRAWS = 100_000  # random networks that are costed before a budget counts as too
 
 @dataclass(frozen=True)
 class Setting:
-    """`shares` of YOLOv8n's latency; `scored` candidates of a search, of which `entrants` are trained; what nano YOLOs are scaled by."""
+    """`shares` of YOLOv8n's latency; `scored` candidates of a search, of which `entrants` are trained."""
 
     space: str = "yolo"
     shares: tuple[float, ...] = (0.3, 0.5, 0.8)
     scored: int = 300
     entrants: int = 3
-    sides: tuple[int, ...] = tuple(range(96, 481, 32))
-    factors: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,7 @@ class Contest:
         from proxies.combine import estimate
 
         costs, classes = Costs(find_device("local"), len(self.dataset.classes)), len(self.dataset.classes)
-        every = [widened(block, side, factor, precision) for side, factor in product(self.setting.sides, self.setting.factors)]
-        within = [arch for arch in dict.fromkeys(every) if costs(arch)["latency_ms"] <= self.limit_ms]
+        within = [arch for arch in scaled(YOLO, block, "silu", precision) if costs(arch)["latency_ms"] <= self.limit_ms]
         for number, arch in enumerate(sorted(within, key=lambda arch: -estimate(arch, classes).score)):
             if figures := self.trained(arch, folder / f"{number:03d}"):
                 return figures
@@ -185,16 +181,8 @@ class Contest:
         ]
 
 
-def widened(block: str, side: int, factor: float, precision: str) -> Arch:
-    """A nano YOLO with SiLU of another width, as near as the space `yolo` has it."""
-    genes = dict(detector(block, side, "silu", precision).genes)
-    widths = {c.name: c.options for c in YOLO.choices if c.name.endswith(".width")}
-    near = {gene: min(options, key=lambda width: abs(width - factor * genes[gene])) for gene, options in widths.items()}
-    return YOLO.arch({**genes, **near})
-
-
 def _reference(plan: Plan) -> Arch:
-    return detector("c2f", plan.size, "silu", "w8a8")
+    return nano("c2f", plan.size, "silu", "w8a8")
 
 
 def _reference_file(plan: Plan) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from nas.bench.accuracy.core import Cell, Figures, Plan, gmacs
-from nas.bench.networks import detector
 from nas.data import Dataset, val_batches
 from nas.finalist import Recipe, train_float
 from nas.locks import alone
@@ -16,6 +15,7 @@ from nas.model import Model, load, save, write_whole
 from nas.train import History, coco_map, mean_loss, predict
 from searchspaces import YOLO, Graph
 from searchspaces.module import GraphModule, to_torch
+from searchspaces.nano import nano
 from searchspaces.quantizers import floated
 
 ACTS = ("silu", "relu")  # YOLOv8n as it was published, and with the activation that low bits want
@@ -24,7 +24,7 @@ _BATCH = 16
 
 def network(plan: Plan, classes: int, act: str = ACTS[0]) -> Graph:
     """YOLOv8n with one activation everywhere, the net of every table that starts from a trained one."""
-    return YOLO.build(detector("c2f", plan.size, act, "w8a8"), classes)
+    return YOLO.build(nano("c2f", plan.size, act, "w8a8"), classes)
 
 
 def recipe(plan: Plan, seed: int, epochs: int) -> Recipe:
