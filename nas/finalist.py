@@ -267,7 +267,7 @@ def layer_bits(folder: Path) -> dict[str, str]:
 def _least_minded(model: Model, dataset: Dataset, device: Device, limits: Mapping[str, float], folder: Path) -> dict[str, str]:
     images = list(calibration_batches(dataset, model.size, 2))
     within = {name: _AIM * limits[name] for name in LAYER_LIMITS if name in limits}
-    # Codes of one bit are worse together than one layer alone tells: with them a net on BCCD had .469 mAP, without .488, at one latency.
+    # Codes of one bit are worse together than one layer alone tells: a net on BCCD had .469 mAP with them, .488 without, within one limit.
     offered = [p for p in device.precisions if bits(p)[1] > 1]
     try:
         chosen = choose(model.graph, model.weights, images, len(dataset.classes), device, within, precisions=offered).precisions

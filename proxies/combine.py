@@ -35,7 +35,7 @@ from searchspaces.quantizers import quantized
 # Knots, quant_noise's INHERITED and ONE_BIT were chosen on trained networks; no network that was held out has judged them.
 DROP_KNOTS = ((0.5, 0.17), (8.0, 0.03), (33.0, 0.0))
 SNR_AT_BITS = ((1, 2, 3, 4, 8), (-13.0, 0.4, 5.0, 8.0, 32.0))  # bits of weights and codes throughout that YOLOv8n -> its SNR
-_BEYOND = 2.0  # below the last knot the loss starts twice as steep as before it: nothing was measured there
+_BEYOND = 2.0  # below the first knot, where nets with 1-bit codes are, the loss starts twice as steep as above it
 
 
 @cache

@@ -104,8 +104,10 @@ class Run:
 
 
 def measure(path: Path, *, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False, limit_ms: float = inf) -> Run:
-    """Load an artifact and time it on a grey image of its input size, on this machine, in bursts that agree; a little above `limit_ms`,
-    again."""
+    """Load an artifact and time it on a grey image of its input size, on this machine, in bursts that agree.
+
+    `limit_ms`: a latency above it that a busy host may explain is measured again (timing.within).
+    """
     executor = Executor.load(path, threads=threads, tuned=tuned)
     image = grey(executor)
     timing = within(limit_ms, lambda: in_bursts(lambda: time_calls(lambda: executor.run(image), max_seconds=max_seconds)))
