@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _SAMPLES = 32768  # values a batch that a step is fitted to
 _CLIPS = torch.linspace(0.2, 1.0, 33)  # fractions of the seen range that are tried
+_EDGE = 1e-6  # steps by which the range is wider for gradients, so that its two ends are inside
 
 
 class _Round(torch.autograd.Function):
@@ -20,25 +22,25 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Tensor, z: Tensor, low: int, high: int) -> Tensor:
-        v = x / s + z
-        q = v.round().clamp_(low, high) - z
-        ctx.save_for_backward(v, s, z)
+        v = (x / s).add_(z)
+        out = v.round().clamp_(low, high).sub_(z).mul_(s)
+        ctx.save_for_backward(v, out, s, z)
         ctx.low, ctx.high = low, high
-        return q * s
+        return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """In as few passes as torch has for it: a third of the time of a training step goes through here otherwise."""
         grad = grads[0]
-        v, s, z = ctx.saved_tensors
-        inside = (v >= ctx.low) & (v <= ctx.high)
-        grad_x = grad * inside
-        count = grad.numel() / s.numel()
-        gain = (count * max(ctx.high, -ctx.low)) ** -0.5
-        q = v.round().clamp_(ctx.low, ctx.high)
-        slope = torch.where(inside, q - v, q - z)  # d(output)/ds; inside, x/s falls out of it
-        grad_s = (grad * slope).sum_to_size(s.shape) * gain
-        grad_z = -(grad * ~inside).sum_to_size(z.shape) * s * gain if ctx.needs_input_grad[2] else None
-        return grad_x, grad_s, grad_z, None, None
+        v, out, s, z = ctx.saved_tensors
+        gain = (grad.numel() / s.numel() * max(ctx.high, -ctx.low)) ** -0.5
+        inside = torch.ops.aten.hardtanh_backward(grad, v, ctx.low - _EDGE, ctx.high + _EDGE)  # grad there, 0 where clipped
+        clipped = grad - inside
+        grad_z = -clipped.sum_to_size(z.shape) * s * gain if ctx.needs_input_grad[2] else None
+        # d(output)/ds: round(v) - v inside, where x/s falls out of it, and output / s where clipped
+        grad_s = v.round().sub_(v).mul_(inside).sum_to_size(s.shape) + clipped.mul_(out).sum_to_size(s.shape) / s
+        return inside, grad_s * gain, grad_z, None, None
 
 
 class ActivationQuantizer(nn.Module):

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from searchspaces import YOLO, Builder, GraphError
 from searchspaces.blocks import BLOCKS, conv_bn_act, repvgg
@@ -163,6 +165,44 @@ def test_lsq_gradient_of_the_step_matches_the_paper():
     quantizer(x).sum().backward()
     by_hand = (0 - 0.2) + (1 - 1.2) + (3 - 2.8) + 3 + 0
     assert quantizer.log_scale.grad.item() == pytest.approx(by_hand * (5 * 3) ** -0.5 * 0.5, rel=1e-5)
+
+
+def straight_through(x, s, z, low, high):
+    """The same rounding for autograd: LSQ's gradients but for their gain."""
+    v = (x / s + z).clamp(low, high)
+    return (v + (v.round() - v).detach() - z) * s
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 4, 8]), st.booleans(), st.booleans())
+def test_the_gradients_of_fake_quantizers_are_those_of_a_straight_through_rounding(seed, bits, asymmetric, channels_last):
+    torch.manual_seed(seed)
+    quantizer, x = ActivationQuantizer(bits, asymmetric), 3 * torch.randn(2, 5, 4, 6)
+    x[0, 0] = 0.0  # an end of the range, which is inside
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    with torch.no_grad():
+        quantizer.log_scale.fill_(float(torch.rand(()) + 0.1)).log_()
+        quantizer.zero_point.fill_(float(torch.randint(quantizer.high + 1, ())) if asymmetric else 0.0)
+    s, z = quantizer.log_scale.detach().exp().requires_grad_(), quantizer.zero_point.detach().clone().requires_grad_()
+    same_gradients(quantizer, x, s, z, 0, quantizer.high, quantizer.zero_point if asymmetric else None)
+    if bits > 1:  # one bit of weights has a rule of its own
+        weights = WeightQuantizer(bits, 5, axis=1)
+        with torch.no_grad():
+            weights.log_scale.copy_(torch.rand(5).add(0.1).log())
+        s = weights.log_scale.detach().exp().view(1, -1, 1, 1).requires_grad_()
+        same_gradients(weights, x, s, torch.zeros(()), weights.low, weights.high, None)
+
+
+def same_gradients(quantizer, x, s, z, low, high, zero_point):
+    """Of the input, of the logarithmic step and, where it is learned, of the zero point."""
+    mine, theirs, upstream = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn_like(x)
+    (quantizer(mine) * upstream).sum().backward()
+    (straight_through(theirs, s, z, low, high) * upstream).sum().backward()
+    gain = (x.numel() / s.numel() * max(high, -low)) ** -0.5
+    torch.testing.assert_close(mine.grad, theirs.grad)
+    torch.testing.assert_close(quantizer.log_scale.grad, (s.grad * s.detach() * gain).view_as(quantizer.log_scale), rtol=1e-4, atol=1e-4)
+    if zero_point is not None:
+        torch.testing.assert_close(zero_point.grad, z.grad * gain, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_of_another_shape_or_missing_ones_are_named():
