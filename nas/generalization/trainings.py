@@ -91,7 +91,7 @@ def _train(settings: StudySettings, dataset: Dataset, bits: str, seed: int, fold
     graph, net = net_of(settings, dataset, bits, seed)
     recipe, done = settings.recipe(seed, dataset), 0
     splits = {
-        f"{split}_loss": val_batches(spread(dataset.splits[split], LOSS_IMAGES), settings.size, 2 * recipe.batch)
+        f"{split}_loss": val_batches(spread(dataset.splits[split], LOSS_IMAGES), settings.size, 2 * recipe.batch_of(len(dataset.train)))
         for split in ("train", "val")
     }
 
@@ -124,7 +124,8 @@ def _seconds(settings: StudySettings, dataset: Dataset, is_float: bool) -> float
     device = pick_device(recipe.accelerator)
     net = to_torch(floated(graph) if is_float else quantized(at_precision(graph, "w8a8"))).train()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch = next(iter(val_batches(dataset.train, settings.size, recipe.batch)))
+    batch_size = recipe.batch_of(len(dataset.train))
+    batch = next(iter(val_batches(dataset.train, settings.size, batch_size)))
     images, targets = images_to(batch.images, device), targets_of(batch, device)
     spent: list[tuple[float, float]] = []
     for _ in range(_TIMED):
@@ -135,7 +136,7 @@ def _seconds(settings: StudySettings, dataset: Dataset, is_float: bool) -> float
         spent.append((middle - before, time.perf_counter() - middle))
     forward, backward = (min(times) for times in zip(*spent))
     seen = sum(min(LOSS_IMAGES, len(dataset.splits[split])) for split in ("train", "val"))
-    epoch = len(Loader(dataset.train, settings.size, recipe.batch)) * (forward + backward) + seen / len(batch.samples) * forward
+    epoch = len(Loader(dataset.train, settings.size, batch_size)) * (forward + backward) + seen / len(batch.samples) * forward
     return settings.epochs * epoch + _PASSES[is_float] * forward
 
 

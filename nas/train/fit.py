@@ -85,8 +85,9 @@ class _Run:
         self.best_map = -1.0
         self.history = History()
         samples, repeat = dataset.splits["train"], settings.repeat_rare
-        self.loader = Loader(samples, settings.size, settings.batch, settings.augment, settings.seed, repeat_rare=repeat)
-        self.val = val_batches(dataset.splits.get("val", ()), settings.size, settings.batch)
+        batch = settings.batch_of(len(samples))
+        self.loader = Loader(samples, settings.size, batch, settings.augment, settings.seed, repeat_rare=repeat)
+        self.val = val_batches(dataset.splits.get("val", ()), settings.size, batch)
         torch.manual_seed(settings.seed)
 
     @property

@@ -9,13 +9,15 @@ from nas.train.device import Accelerator, Precision
 from nas.train.errors import TrainError
 from nas.train.loss import LossSettings
 
+_STEPS = 128  # of an epoch: with more of them a batch grows
+
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The recipe. The defaults train a small detector from scratch on a few hundred images within 40 epochs."""
 
     size: int = 160  # px, side of the square input
     epochs: int = 40
-    batch: int = 8  # on a few hundred images more steps matter more: 16 costs .02 mAP50 on BCCD
+    batch: int = 0  # images of a step; 0: by their number, see batch_of
     lr: float = 3e-3  # peak rate of AdamW
     lr_final: float = 0.01  # share of the peak rate at the end of the cosine
     weight_decay: float = 0.05
@@ -38,7 +40,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
             raise TrainError(f"size={self.size}: expected a multiple of 32, the coarsest stride")
-        for name, least in (("epochs", 1), ("batch", 1), ("val_every", 0), ("patience", 0), ("close_mosaic", 0)):
+        for name, least in (("epochs", 1), ("batch", 0), ("val_every", 0), ("patience", 0), ("close_mosaic", 0)):
             if getattr(self, name) < least:
                 raise TrainError(f"{name}={getattr(self, name)}: expected at least {least}")
         if not (self.lr > 0 and self.grad_clip > 0 and 0 <= self.ema_decay < 1 and self.weight_decay >= 0):
@@ -48,6 +50,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise TrainError(f"repeat_rare={self.repeat_rare}: expected a share of the images, 0..1")
         if self.patience and not self.val_every:
             raise TrainError(f"patience={self.patience} needs evaluations; val_every is 0")
+
+    def batch_of(self, images: int) -> int:
+        """Images of a step where there are so many to train on: as set, or from 4 up to 16 such that an epoch has 128 steps or fewer.
+
+        On few images more steps matter more: a YOLOv8n at 160 px reaches .55 mAP in 60 epochs on the 205 of BCCD with steps of 4 (two
+        seeds), .53 with steps of 8 (three), for 3 % more time on a CPU.
+        """
+        return self.batch or next((batch for batch in (4, 8) if images <= _STEPS * batch), 16)
 
 
 class EpochRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ def small(device, narrow, monkeypatch):
     for module in (joint, nas.job):
         monkeypatch.setattr(module, "find_device", lambda name, progress=None: here)
     monkeypatch.setattr(joint, "FAMILIES", {"yolov8n": "c2f"})
-    monkeypatch.setattr(joint, "PRECISIONS", ("w4a4",))
+    monkeypatch.setattr(joint, "KNOWN", {"w4a4": "silu"})
     monkeypatch.setattr("searchspaces.nano.SIDES", (96,))
     monkeypatch.setattr("searchspaces.nano.FACTORS", (0.5,))
     monkeypatch.setattr("nas.bench.accuracy.core.seconds_per_work", lambda accelerator, precision: 1.0)

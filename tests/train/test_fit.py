@@ -87,6 +87,13 @@ def test_fit_killed_in_the_middle_and_called_again_ends_with_the_same_bits(digit
     assert timeless[0] == timeless[1]
 
 
+def test_a_step_takes_more_images_where_there_are_more_and_as_many_as_are_set():
+    assert [TrainSettings().batch_of(images) for images in (1, 205, 512, 513, 1024, 1025, 100_000)] == [4, 4, 4, 8, 8, 16, 16]
+    assert TrainSettings(batch=32).batch_of(205) == 32
+    with pytest.raises(TrainError, match="batch=-1: expected at least 0"):
+        TrainSettings(batch=-1)
+
+
 def test_a_training_that_stops_in_the_middle_of_its_schedule_goes_on_to_the_same_bits(digits, tiny, tmp_path):
     whole, parts = tiny(), tiny()
     fit(whole, digits, SHORT)
