@@ -21,7 +21,7 @@ from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
 from searchspaces.nano import FAMILIES, scaled
 from searchspaces.space import Space
-from searchspaces.yolo import PARTS, STAGES, narrowest
+from searchspaces.yolo import PARTS, STAGES, precisions_of
 
 if TYPE_CHECKING:
     from proxies import Probe
@@ -125,11 +125,11 @@ class Promise:
         return np.log(scores / (1 - scores))
 
     def _score(self, arch: Arch) -> float:
-        from proxies.combine import SNR_AT_BITS, architecture_term, drop
+        from proxies.combine import SNR_AT, architecture_term, drop
         from proxies.structure import structure_of
 
-        fewest = [narrowest(arch, part) for part in PARTS]
-        noise = sum(_SHARE_OF_NOISE[part] * 10 ** (-np.interp(b, *SNR_AT_BITS) / 10) for part, b in zip(PARTS, fewest))
+        snr = {part: min(SNR_AT[precision] for precision in precisions_of(arch, part)) for part in PARTS}
+        noise = sum(_SHARE_OF_NOISE[part] * 10 ** (-snr[part] / 10) for part in PARTS)
         g = DeployBuilder()
         graph = SPACES[arch.space].build(arch, self.classes, g)
         term = architecture_term(structure_of(graph, workload(graph), g.saved))

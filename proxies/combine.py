@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from math import exp, isfinite
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -34,7 +35,10 @@ from searchspaces.quantizers import quantized
 # W2A2 to W1A1 lost .55 (-3.0).
 # Knots, quant_noise's INHERITED and ONE_BIT were chosen on trained networks; no network that was held out has judged them.
 DROP_KNOTS = ((0.5, 0.17), (8.0, 0.03), (33.0, 0.0))
-SNR_AT_BITS = ((1, 2, 3, 4, 8), (-13.0, 0.4, 5.0, 8.0, 32.0))  # bits of weights and codes throughout that YOLOv8n -> its SNR
+# Precision throughout that YOLOv8n -> its SNR in dB.
+SNR_AT: Mapping[str, float] = MappingProxyType({
+    "fp32": SNR_CAP_DB, "w8a8": 32.1, "w4a8": 17.6, "w4a4": 8.0, "w2a8": 3.8, "w2a4": 2.5, "w2a2": 0.4, "w1a2": -1.7, "w1a1": -13.0,
+})  # fmt: skip
 _BEYOND = 2.0  # below the first knot, where nets with 1-bit codes are, the loss starts twice as steep as above it
 
 

@@ -45,11 +45,10 @@ def block_bits(arch: Arch, part: str) -> list[tuple[int, int]]:
     return [bits(arch[gene]) for gene in genes if gene in arch.genes]
 
 
-def narrowest(arch: Arch, part: str) -> int:
-    """Fewest bits of weights or codes in one of PARTS."""
+def precisions_of(arch: Arch, part: str) -> set[str]:
+    """Those of one of PARTS and of its blocks."""
     own = (part, "pan") if part == "neck" else (part,)
-    genes = [gene for gene in arch.genes if gene.endswith(".precision") and gene.partition(".")[0] in own]
-    return min((min(bits(arch[gene])) for gene in genes), default=FLOAT_BITS)
+    return {arch[gene] for gene in arch.genes if gene.endswith(".precision") and gene.partition(".")[0] in own}
 
 
 def build_yolo(arch: Arch, classes: int, g: Builder | None = None) -> Graph:

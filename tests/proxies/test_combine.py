@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxies import ProxyError
-from proxies.combine import DROP_KNOTS, SNR_AT_BITS, accuracy_score, calibrated, drop, estimate, recalibrated
+from proxies.combine import DROP_KNOTS, SNR_AT, accuracy_score, calibrated, drop, estimate, recalibrated
 from proxies.labelled import load
 from proxies.structure import FEATURES, NAMES
 from proxies.yolobench import fit
 from searchspaces import Arch, yolobench
 from searchspaces.nano import nano
-from searchspaces.yolo import PARTS
+from searchspaces.yolo import PARTS, PRECISIONS
 
 TABLE = Path(__file__).resolve().parents[2] / "../shared/data/yolobench/VOC_scratch_100epochs.csv"
 ON_BCCD = ((13.6, 0.02), (7.8, 0.025), (1.6, 0.11), (0.4, 0.19), (-6.7, 0.37))  # SNR in dB, share of mAP50-95 lost
@@ -83,10 +83,10 @@ def test_noise_in_the_head_costs_more_than_as_much_in_the_backbone():
     assert lost({"stage1", "stage2", "stage3", "stage4"}) < 0.12 < lost({"neck", "head"})
 
 
-@pytest.mark.parametrize("precision", ["w4a4", "w2a2", "w1a1"])
-def test_the_typical_noise_of_a_bit_width_is_that_of_the_reference_network(precision):
+@pytest.mark.parametrize("precision", ["fp32", *PRECISIONS])
+def test_the_typical_noise_of_a_precision_is_that_of_the_reference_network(precision):
     found = np.mean([estimate(reference(precision), seed=seed).snr_db for seed in (0, 1)])
-    assert found == pytest.approx(float(np.interp(int(precision[1]), *SNR_AT_BITS)), abs=0.5)
+    assert found == pytest.approx(SNR_AT[precision], abs=0.5)
 
 
 def test_one_bit_scores_worse_than_two():

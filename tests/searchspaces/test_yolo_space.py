@@ -18,7 +18,7 @@ from searchspaces.module import to_torch
 from searchspaces.ops import WEIGHTED
 from searchspaces.quantizers import floated, quantized
 from searchspaces.rewrite import deployed, merge_rep
-from searchspaces.yolo import DEPTHS, DOWNS, NECKS, REPEATED, STAGES, WIDTHS, narrowest
+from searchspaces.yolo import DEPTHS, DOWNS, NECKS, REPEATED, STAGES, WIDTHS, bits, precisions_of
 
 CLASSES = 3
 SMALL = YOLO.limited({"resolution": [96], "stem.width": [8], **{f"stage{s}.width": WIDTHS[s][:2] for s in STAGES}})
@@ -132,7 +132,7 @@ def test_bits_of_a_block_change_no_structure_and_both_builders_agree_on_them(see
     assert YOLO_BLOCKS.build(arch, CLASSES, DeployBuilder()) == deploy
     for part in ("stage1", "stage4", "head"):
         weighted = [n for n in graph if n.op in WEIGHTED and n.name.startswith(f"{part}.")]
-        assert narrowest(arch, part) <= min(min(n["wbits"], n["abits"]) for n in weighted)
+        assert {(n["wbits"], n["abits"]) for n in weighted} <= {(8, 8), *map(bits, precisions_of(arch, part))}
 
 
 @pytest.mark.parametrize("gene", [c.name for c in YOLO_BLOCKS.choices if ".block" in c.name and "precision" in c.name])

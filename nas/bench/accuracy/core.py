@@ -23,7 +23,7 @@ from nas.model import write_whole
 from nas.progress import Progress, Silent, Task
 
 Figures = Mapping[str, Any]  # of one cell: what is kept as JSON
-_STEPS, _BATCH = 4, 8  # of training, timed for the estimate
+_STEPS, _BATCH = 4, 4  # of training, timed for the estimate
 _POLL = 1.0  # s between two looks at what other processes do
 
 
