@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 import torch
 
+from hwmodels.calibrate import random_weights
 from hwmodels.device import Device
-from nas.candidates import columns
+from nas.candidates import columns, deploy_form
 from nas.compiler import compile as compile_plan
+from nas.compiler import lower
 from nas.compiler import save as save_artifact
 from nas.data import Dataset, Sample, settings_for, val_batches
 from nas.deploy.verify import Run, Verification, boxed, detector, exact_on, limits_met, measure
@@ -220,16 +222,9 @@ def export_for_runtime(folder: Path) -> None:
 
 
 def trial_run(arch: Arch, dataset: Dataset, path: Path, limit_ms: float = inf) -> dict[str, float]:
-    """What an untrained candidate really costs on this machine, before a minute of training goes into it."""
-    graph = SPACES[arch.space].build(arch, len(dataset.classes))
-    torch.manual_seed(0)
-    return _tried(Model(*merge_rep(graph, to_torch(floated(graph)).weights()), dataset.classes, "float"), dataset, path, limit_ms)
-
-
-def _tried(model: Model, dataset: Dataset, path: Path, limit_ms: float) -> dict[str, float]:
-    """The measured costs of a float model's artifact at the bits of its graph, left at `path`."""
-    net = fake_quantized(model.graph, model.weights, calibration_batches(dataset, model.size, 1, 4))
-    compile_model(Model(model.graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
+    """What an untrained candidate really costs on this machine, before a minute of training goes into it; its artifact stays at `path`."""
+    graph = deploy_form(arch, len(dataset.classes))
+    save_artifact(lower(graph, random_weights(graph), classes=dataset.classes, provenance={"untrained": True}), path)
     return costs_of(measure(path, limit_ms=limit_ms))
 
 
@@ -258,6 +253,15 @@ def with_layer_bits(model: Model, dataset: Dataset, device: Device, limits: Mapp
     return replace(model, graph=mixed(model.graph, chosen)) if chosen else model
 
 
+def _tried(model: Model, dataset: Dataset, path: Path, limit_ms: float) -> dict[str, float]:
+    """The measured costs of a float model at the bits of its graph, before it is trained with them."""
+    net = fake_quantized(model.graph, model.weights, calibration_batches(dataset, model.size, 1, 4))
+    compile_model(Model(model.graph, net.weights(), dataset.classes, "quantized"), path, {"untrained": True})
+    found = costs_of(measure(path, limit_ms=limit_ms))
+    path.unlink()
+    return found
+
+
 def layer_bits(folder: Path) -> dict[str, str]:
     """layer -> precision of a finalist's folder; empty where the genes' bits stand."""
     kept = folder / LAYER_BITS
@@ -275,7 +279,6 @@ def _least_minded(model: Model, dataset: Dataset, device: Device, limits: Mappin
         return {}
     limit_ms = limits.get(LATENCY, inf) if device.is_local else inf
     measured = _tried(replace(model, graph=mixed(model.graph, chosen)), dataset, folder / "untrained.edge", limit_ms)
-    (folder / "untrained.edge").unlink()
     if not device.is_local:
         measured.pop("latency_ms")
     return {} if violations(measured, columns(limits)) else chosen
