@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from hwmodels.flash import flash_bytes
 from hwmodels.memory import arena
 from hwmodels.workload import workload
 from nas.objectives import Evaluation, Objective, limited, optimized, violations
+from nas.search.core import Scores, SpaceExhausted, best_first
+from nas.search.nsga2 import NSGA2
 from nas.study import Trial
 from searchspaces import SPACES, Arch, Graph
 from searchspaces.deploy import DeployBuilder
@@ -41,6 +43,8 @@ COLUMNS = (
 )
 ENERGY = Objective("energy_mj", "mJ")  # where it is asked for and the device prices it
 KNOWN = {"w8a8": "silu", "w4a4": "silu", "w2a2": "relu"}  # precision of published networks that a search begins with -> activation
+PROMISED, BEGUN = 40, 0.25  # candidates that are costed and believed for each one that is scored; share of scored ones that begin a search
+_POPULATION = 100
 FRONT = ("latency_ms", "score")  # what is optimized where nothing else is asked for
 ALIKE = 0.03  # finalists whose predicted latencies differ by less than this are one choice, not two
 # Of the noise at the outputs of a network of one bit-width throughout, what each part adds: later layers average earlier noise away.
@@ -115,16 +119,17 @@ class Accuracy:
 class Promise:
     """What the accuracy score may come to, from a candidate's structure and the bits of its genes, without a forward pass; as a logit.
 
-    What screening ranks candidates by; a few milliseconds each.
+    What screening ranks candidates by, and what the surrogate begins with and learns the difference to; a few milliseconds each.
     """
 
     classes: int
 
     def __call__(self, archs: Sequence[Arch], columns: Sequence[Mapping[str, float]]) -> np.ndarray:
-        scores = np.array([self._score(arch) for arch in archs])
+        scores = np.array([self.of(arch) for arch in archs])
         return np.log(scores / (1 - scores))
 
-    def _score(self, arch: Arch) -> float:
+    def of(self, arch: Arch) -> float:
+        """The same as a score."""
         from proxies.combine import SNR_AT, architecture_term, drop
         from proxies.structure import structure_of
 
@@ -150,6 +155,41 @@ def published(space: Space, judge: Evaluation, classes: int) -> list[Arch]:
             archs, rows = zip(*within)
             found[archs[int(promise(archs, rows).argmax())]] = None
     return list(found)
+
+
+def promised(
+    space: Space, judge: Evaluation, classes: int, budget: int, seed: int, note: Callable[[], object] = lambda: None
+) -> list[Arch]:
+    """What a search of so large a budget begins with besides: the networks of most promise within the limits, best first.
+
+    NSGA-II over the objectives of the search, with the promise in place of the score: PROMISED candidates for each one that is scored, a
+    few milliseconds each.  `note` is called after each.
+    """
+    promise, rng = Promise(classes), np.random.default_rng([seed, budget])
+    evolution, found = NSGA2(space, judge.objectives, rng=rng, population=_POPULATION), list[Trial]()
+    for number in range(PROMISED * budget):
+        try:
+            arch = evolution.ask()
+        except SpaceExhausted:
+            break
+        trial = _believed(number, arch, judge, promise)
+        evolution.tell(trial)
+        if trial.state == "ok":
+            found.append(trial)
+        note()
+    scores = Scores(judge.objectives)
+    values = np.array([scores.values(trial) for trial in found]).reshape(len(found), scores.width)
+    return [found[i].arch for i in best_first(values, np.zeros(len(found)))[: max(1, round(BEGUN * budget))]]
+
+
+def _believed(number: int, arch: Arch, judge: Evaluation, promise: Promise) -> Trial:
+    """A candidate with its cheap columns and, where these keep the limits, its promise as the score."""
+    try:
+        row = dict(judge.cheap(arch))
+    except ValueError as why:
+        return Trial(number, arch, "failed", error=str(why))
+    missed = violations(row, [o for o in judge.objectives if o.cost == "cheap"])
+    return Trial(number, arch, "infeasible" if missed else "ok", row if missed else row | {"score": promise.of(arch)})
 
 
 def _costs_within(judge: Evaluation, arch: Arch) -> Mapping[str, float]:

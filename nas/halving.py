@@ -172,13 +172,15 @@ class Predictor:
 
     def next(self, left_out: Collection[int], behind: float) -> Trial | None:
         """The candidate by which the front of what was trained is expected to grow most, after so much of the recipe; None where none is
-        left.  The front is that of mAP and of the first objective that is known beforehand (Emmerich et al. 2011, as in the surrogate).
+        left.  The front is that of mAP and of the first objective that is known beforehand (Emmerich et al. 2011, as in the surrogate);
+        of mAP alone where one finalist is asked for, which is to be the best.
         """
         found = standings(self._study)
         done, left = [s.trial for s in found], [number for number in self._within if number not in left_out]
         if not left:
             return None
-        cost = next((o for o in self._run.objectives if o.optimized and o.cost == "cheap"), None)
+        known = [o for o in self._run.objectives if o.optimized and o.cost == "cheap"] if self._run.settings.finalists > 1 else []
+        cost = known[0] if known else None
         learned, costs = self._learned(found), self._costs(cost, [*done, *left])
         mean, sd = learned.levels(left, behind)
         front = np.column_stack((costs[: len(done)], learned.levels(done, behind)[0]))

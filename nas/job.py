@@ -19,7 +19,7 @@ from hwmodels.device import Device
 from hwmodels.limits import priced
 from hwmodels.workload import workload
 from nas import pareto
-from nas.candidates import ENERGY, FRONT, Promise, columns, evaluation, published, ranked
+from nas.candidates import ENERGY, FRONT, PROMISED, Promise, columns, evaluation, promised, published, ranked
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.deploy.local import find_device
@@ -37,7 +37,7 @@ from nas.finalist import (
 )
 from nas.halving import Promotion, Standing, climb, promotions, standings
 from nas.model import load, write_whole
-from nas.objectives import Objective, violations
+from nas.objectives import Evaluation, Objective, violations
 from nas.progress import Progress, Silent
 from nas.provenance import provenance
 from nas.scoring import probe_of
@@ -46,14 +46,16 @@ from nas.search.searchers import check as check_strategy
 from nas.search.searchers import searcher
 from nas.study import Study, Trial
 from predictors import Estimate
-from searchspaces import SPACES
+from searchspaces import SPACES, Arch
 from searchspaces.quantizers import quantized
 from searchspaces.rewrite import deployed
+from searchspaces.space import Space
 
 if TYPE_CHECKING:
     from proxies.combine import Recalibration
 
 EMBEDDED = "digits"  # the data set that is no path
+BEGUN = "begun"  # the stage of a study in which what the surrogate begins with is known
 TRIES_PER_FINALIST = 4  # candidates that are measured before the job gives up on finding another finalist
 
 
@@ -277,8 +279,9 @@ def _search(run: Run, study: Study, progress: Progress) -> None:
         run.device, len(run.data.classes), probe_of(run.data), settings.limits, wanted=settings.objectives, proxy=settings.proxy,
         seed=settings.seed,
     )  # fmt: skip
-    belief = Promise(len(run.data.classes)) if settings.strategy == "screening" else None  # it takes longer than the costs
-    known = published(space, judge, len(run.data.classes)) if settings.strategy == "surrogate" else ()
+    believes = settings.strategy == "screening" or (settings.strategy == "surrogate" and not settings.proxy)
+    belief = Promise(len(run.data.classes)) if believes else None
+    known = _begun(run, study, space, judge, progress) if settings.strategy == "surrogate" else ()
     seeker = searcher(settings.strategy, space, judge.objectives, settings.seed, cheap=judge.cheap, belief=belief, known=known)
     threads = torch.get_num_threads()
     with progress.task("search", settings.budget, done=sum(t.spent for t in study.trials())) as task:
@@ -292,6 +295,20 @@ def _search(run: Run, study: Study, progress: Progress) -> None:
             on_trial=lambda trial: task.advance(int(trial.spent)),
         )
     torch.set_num_threads(threads)
+
+
+def _begun(run: Run, study: Study, space: Space, judge: Evaluation, progress: Progress) -> list[Arch]:
+    """What the surrogate asks first, found once and kept in the study: published networks and, where the score counts, promised ones."""
+    kept = study.stage(BEGUN)
+    if kept is not None:
+        return [Arch(space.name, genes) for genes in kept]
+    settings, classes = run.settings, len(run.data.classes)
+    archs = published(space, judge, classes)
+    if "score" in settings.objectives and not settings.proxy:
+        with progress.task("begin", PROMISED * settings.budget) as task:
+            archs += promised(space, judge, classes, settings.budget, settings.seed, lambda: task.advance(1))
+    study.finish_stage(BEGUN, [dict(arch.genes) for arch in archs])
+    return archs
 
 
 def _finalists(run: Run, study: Study, progress: Progress) -> None:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import random
@@ -12,14 +13,19 @@ import numpy as np
 import pytest
 
 import nas
+from hwmodels.limits import priced
 from hwmodels.workload import workload
+from nas.candidates import PROMISED, Promise, evaluation, promised
 from nas.finalist import LAYER_BITS, Recipe, with_layer_bits
 from nas.job import JobError, NothingFits, Run
 from nas.model import load
+from nas.objectives import violations
 from nas.quant.precisions import free_layers
 from nas.report import write_report
+from nas.scoring import probe_of
 from nas.search.loop import Infeasible
 from nas.study import Study
+from searchspaces import SPACES
 from searchspaces.quantizers import quantized
 from searchspaces.rewrite import deployed
 
@@ -110,6 +116,26 @@ def test_a_second_run_in_one_folder_is_refused_and_a_finished_one_resumes_to_its
     before = outcome(run.path)
     nas.resume(run.path)
     assert outcome(run.path) == before
+
+
+def test_what_a_search_begins_with_keeps_its_limits_and_promises_more_than_as_many_random_networks(run):
+    judge = evaluation(run.device, 2, probe_of(run.data), SMALL)
+    space, promise = priced(SPACES["yolo"], run.device), Promise(2)
+    asked = promised(space, judge, 2, budget=60, seed=0)
+    assert len(asked) == 15 and len(set(asked)) == 15
+    assert not any(violations(judge.cheap(arch), judge.objectives) for arch in asked)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(60 * PROMISED)]
+    within = [promise.of(arch) for arch in drawn if not violations(judge.cheap(arch), judge.objectives)]
+    assert max(map(promise.of, asked)) > max(within)
+
+
+def test_what_a_search_began_with_is_kept_and_comes_before_anything_learned(run, monkeypatch):
+    with Study.open(run.path / "study.db") as study:
+        kept = study.stage("begun")
+    assert [dict(trial.arch.genes) for trial in run.trials][: len(kept)] == kept
+    monkeypatch.setattr(importlib.import_module("nas.job"), "promised", None)  # not asked again
+    nas.resume(run.path)
 
 
 def test_limits_that_nothing_can_meet_end_with_the_nearest_miss(squares, device, tmp_path):

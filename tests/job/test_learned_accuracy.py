@@ -53,12 +53,17 @@ def test_a_donors_epochs_are_no_merit():
     assert plain.mean > heir.mean + 0.01
 
 
-def test_of_candidates_that_promise_the_same_the_faster_one_enters(monkeypatch):
+@pytest.mark.parametrize("finalists", [1, 2])
+def test_of_candidates_that_promise_the_same_the_faster_one_enters_where_a_front_is_wanted(monkeypatch, finalists):
     twin = Trial(12, TRIALS[5].arch, "ok", {**TRIALS[5].columns, "latency_ms": 2.5})
     run = SimpleNamespace(
-        within=[TRIALS[3], TRIALS[5], twin], data=SimpleNamespace(classes=["a"]), settings=SimpleNamespace(proxy=""), objectives=COLUMNS
+        within=[TRIALS[3], TRIALS[5], twin],
+        data=SimpleNamespace(classes=["a"]),
+        settings=SimpleNamespace(proxy="", finalists=finalists),
+        objectives=COLUMNS,
     )
     monkeypatch.setattr("nas.halving.standings", lambda study: [SimpleNamespace(trial=3, behind=0.1, map=0.2)])
-    assert Predictor(run, None).next({3}, 0.1).number == 12
-    assert Predictor(run, None).next({3, 12}, 0.1).number == 5
+    first, second = (5, 12) if finalists == 1 else (12, 5)  # of equals the first, where only mAP counts
+    assert Predictor(run, None).next({3}, 0.1).number == first
+    assert Predictor(run, None).next({3, first}, 0.1).number == second
     assert Predictor(run, None).next({3, 5, 12}, 0.1) is None

@@ -4,10 +4,9 @@ Every figure is that of the compiled artifact on this machine; what is chosen is
 there is one, is the fairer judge.  A latency budget is a share of what a YOLOv8n takes here at W8A8 and at the plan's size.  A nano YOLO is
 scaled in width and resolution to the variant of the highest accuracy score that fits, as measured, and trained once, with SiLU as it was
 published and at two bits with ReLU, which they want; the random search trains networks that fit, whole ones, for as many epochs as the
-search had in all.  The search is for the highest score within the limit, since one network is asked for.  `layer-bits` is the searched
-network again, quantized from its float weights with bits chosen for each layer.  When all are there, and no other process of the table
-trains beside it any more, every artifact and that YOLOv8n are timed once again, in turns: those are the latencies and budgets that the
-table shows.
+search had in all.  `layer-bits` is the searched network again, quantized from its float weights with bits chosen for each layer.  When
+all are there, and no other process of the table trains beside it any more, every artifact and that YOLOv8n are timed once again, in
+turns: those are the latencies and budgets that the table shows.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class Contest:
     def searched(self, folder: Path) -> Figures:
         settings = SearchSettings(
             data=self.plan.data, space=self.setting.space, budget=self.setting.scored, finalists=1, halving=self.setting.entrants,
-            objectives=("score",), limits={"latency_ms": self.limit_ms}, seed=self.seed, recipe=self.recipe,
+            limits={"latency_ms": self.limit_ms}, seed=self.seed, recipe=self.recipe,
         )  # fmt: skip
         try:
             run = resume(folder) if (folder / "run.json").exists() else search(settings, folder)
