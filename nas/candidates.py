@@ -133,7 +133,7 @@ class Promise:
         from proxies.combine import SNR_AT, architecture_term, drop
         from proxies.structure import structure_of
 
-        snr = {part: min(SNR_AT[precision] for precision in precisions_of(arch, part)) for part in PARTS}
+        snr = {part: min((SNR_AT[p] for p in precisions_of(arch, part)), default=SNR_AT["fp32"]) for part in PARTS}
         noise = sum(_SHARE_OF_NOISE[part] * 10 ** (-snr[part] / 10) for part in PARTS)
         g = DeployBuilder()
         graph = SPACES[arch.space].build(arch, self.classes, g)

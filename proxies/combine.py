@@ -30,7 +30,7 @@ from searchspaces.quantizers import quantized
 
 # SNR in dB (quant_noise) and the share of mAP50-95 that quantization-aware training lost: a curve through what was measured on BCCD, 10 or
 # 15 quantized epochs, one seed each, against what W8A8 makes of a float net (1.05 times its mAP).  YOLOv5n and YOLOv8n, scaled: .01 to .05
-# lost at W4A4 (6 nets, 7.8 dB), .05 and .13 at W2A2 with ReLU (1.7; .11 in another), .12, .16, .18 at W2A2 with SiLU (.4).  A searched
+# lost at W4A4 (6 nets, 7.8 dB), .08 and .13 at W2A2 with ReLU (1.7; .11 in another), .12, .16, .18 at W2A2 with SiLU (.4).  A searched
 # net with SiLU at W2A2 lost .18 (.8), one with a W2A2 backbone at W4A8 .07 (10.6).  With a W1A1 backbone, neck and head at W4A8 a YOLOv8n
 # lost .37 (-6.7), a random net with bits from W2A2 to W1A1 .55 (-3.0).
 # Knots, quant_noise's INHERITED and ONE_BIT were chosen on trained networks; no network that was held out has judged them.
