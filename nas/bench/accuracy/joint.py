@@ -128,11 +128,11 @@ class Contest:
         totals = {stage: sum(figures[stage] for figures in found) for stage in ("float", "quantized")}
         return {**max(found, key=lambda figures: (figures["met"], figures["map50"])), **totals}
 
-    def scaled(self, block: str, precision: str, act: str, folder: Path) -> Figures:
+    def scaled(self, block: str, precision: str, folder: Path) -> Figures:
         from proxies.combine import estimate
 
         costs, classes = Costs(find_device("local"), len(self.dataset.classes)), len(self.dataset.classes)
-        within = [arch for arch in scaled(YOLO, block, act, precision) if costs(arch)["latency_ms"] <= self.limit_ms]
+        within = [arch for arch in scaled(YOLO, block, KNOWN[precision], precision) if costs(arch)["latency_ms"] <= self.limit_ms]
         for number, arch in enumerate(sorted(within, key=lambda arch: -estimate(arch, classes).score)):
             if figures := self.trained(arch, folder / f"{number:03d}"):
                 return figures
@@ -172,8 +172,8 @@ class Contest:
         pace = len(self.dataset.train) * self.share * gmacs(YOLO.build(_reference(self.plan), len(self.dataset.classes)))
         runs: dict[str, tuple[float, Callable[[Path], Figures]]] = {"search": (climbed, self.searched), "random": (climbed, self.drawn)}
         runs["layer-bits"] = 0.0, self.refined
-        for (name, block), (precision, act) in product(FAMILIES.items(), KNOWN.items()):
-            runs[f"{name}-{precision}"] = 1.0, partial(self.scaled, block, precision, act)
+        for (name, block), precision in product(FAMILIES.items(), KNOWN):
+            runs[f"{name}-{precision}"] = 1.0, partial(self.scaled, block, precision)
         after = dict.fromkeys(("random", "layer-bits"), (REFERENCE, self.key("search")))
         return [
             Cell(self.key(name), pace * times * (self.recipe.epochs - low), run, pace * (times or 1.0) * low, after.get(name, (REFERENCE,)))
