@@ -44,7 +44,7 @@ Start = Callable[[Weights], Weights]
 Bits = Callable[[Model], Model]  # a float model with the bits on its graph that it is to be quantized at
 LAYER_BITS = "layer_bits.json"  # of a finalist: layer -> precision, where they were chosen
 LAYER_LIMITS = (LATENCY, SIZE)  # within which they can be
-_AIM = 0.97  # of a limit, since what is measured later differs a little
+_AIM = 0.97  # of a limit, since what is measured after a training differs a little: 20 trained nets took .92 to 1.05 of before
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
 
 
@@ -229,17 +229,22 @@ def trial_run(arch: Arch, dataset: Dataset, path: Path, limit_ms: float = inf) -
 
 
 def misses_untrained(arch: Arch, dataset: Dataset, folder: Path, objectives: Sequence[Objective]) -> str:
-    """What the untrained candidate misses when it is compiled and measured, once; '' where it fits."""
+    """What the untrained candidate misses when it is compiled and measured, once; '' where it fits.
+
+    Its latency has to stay a little below the limit: what is measured at it now may be above it after the training, and is then lost.
+    """
+    aims = [replace(o, limit=_AIM * o.limit) if o.name == LATENCY and o.limit is not None else o for o in objectives]
     note = folder / "untrained.json"
     if note.exists():
         measured = json.loads(note.read_text())
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        limit_ms = next((o.limit for o in objectives if o.name == LATENCY and o.limit is not None), inf)
+        limit_ms = next((o.limit for o in aims if o.name == LATENCY and o.limit is not None), inf)
         measured = trial_run(arch, dataset, folder / "untrained.edge", limit_ms)
         (folder / "untrained.edge").unlink()
         write_whole(note, json.dumps(measured).encode())
-    return describe_misses(measured, objectives)
+    near = f"{LATENCY} is {measured[LATENCY]:.4g} ms untrained, too near the limit" if violations(measured, aims) else ""
+    return describe_misses(measured, objectives) or near
 
 
 def with_layer_bits(model: Model, dataset: Dataset, device: Device, limits: Mapping[str, float], folder: Path) -> Model:

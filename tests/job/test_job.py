@@ -15,8 +15,8 @@ import pytest
 import nas
 from hwmodels.limits import priced
 from hwmodels.workload import workload
-from nas.candidates import PROMISED, Promise, evaluation, promised
-from nas.finalist import LAYER_BITS, Recipe, with_layer_bits
+from nas.candidates import PROMISED, Promise, columns, evaluation, promised
+from nas.finalist import LAYER_BITS, Recipe, misses_untrained, with_layer_bits
 from nas.job import JobError, NothingFits, Run
 from nas.model import load
 from nas.objectives import violations
@@ -158,6 +158,18 @@ def test_a_finalist_that_fails_when_measured_is_replaced_and_the_end_says_why(sq
     with pytest.raises(NothingFits, match=r"size_mb 0.8 is above 0.4"):
         start(squares, device, tmp_path / "r")
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("latency", "ram", "why"), [
+    (0.96, 100, ""),
+    (0.98, 100, "latency_ms is 0.98 ms untrained, too near the limit"),
+    (1.02, 100, "latency_ms is 1.02 ms, 0.02 ms (2 %) above the limit of 1 ms"),
+    (0.98, 101, "ram_kib is 101 KiB, 1 KiB (1 %) above the limit of 100 KiB"),
+])  # fmt: skip
+def test_an_untrained_candidate_keeps_a_margin_below_the_limit_that_is_timed_again(tmp_path, run, latency, ram, why):
+    (tmp_path / "untrained.json").write_text(json.dumps({"latency_ms": latency, "ram_kib": ram}))
+    limits = columns({"latency_ms": 1.0, "ram_kib": 100.0})
+    assert misses_untrained(run.trials[0].arch, run.data, tmp_path, limits) == why
 
 
 def test_layers_get_bits_of_their_own_where_these_keep_the_limits_and_the_genes_where_not(squares, device, narrow, tmp_path):
