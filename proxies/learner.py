@@ -9,8 +9,9 @@ Both models see logit(accuracy) and features standardized over a pool of network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import nnls
@@ -65,8 +66,11 @@ def _pieces(z: Matrix, knots: Matrix) -> np.ndarray:
 
 
 def fit_monotone(x: Matrix, accuracy: Values, pool: Matrix | None = None, features: Sequence[Feature] = FEATURES, *,
-                 ridge: float = RIDGE, source: str = "") -> Monotone:  # fmt: skip
-    """Non-negative least squares on the pieces.  x: (labels, features); `pool` (networks, features) gives scale, range and knots."""
+                 slopes: Mapping[str, float] = MappingProxyType({}), ridge: float = RIDGE, source: str = "") -> Monotone:  # fmt: skip
+    """Non-negative least squares on the pieces.  x: (labels, features); `pool` (networks, features) gives scale, range and knots.
+
+    `slopes`: what logit(accuracy) gains by one of a feature, at least 0, where that is known from elsewhere; the rest is fitted to that.
+    """
     x, pool, target = _checked(x, accuracy, x if pool is None else pool, features)
     mean, std = _scale(pool)
     signs = np.array([1.0 if feature.rises else -1.0 for feature in features])
@@ -74,8 +78,14 @@ def fit_monotone(x: Matrix, accuracy: Values, pool: Matrix | None = None, featur
     knots = np.quantile(all_z, KNOTS, axis=0).T
     basis = _pieces(known, knots).reshape(len(x), -1)
     centre = basis.mean(0)
-    penalty = np.sqrt(ridge * len(x)) * np.eye(basis.shape[1])
-    weights, _ = nnls(np.vstack([basis - centre, penalty]), np.concatenate([target - target.mean(), np.zeros(len(centre))]))
+    given, fitted = np.zeros((2, len(features), 1 + len(KNOTS)))
+    for i, feature in enumerate(features):
+        fitted[i] = feature.name not in slopes
+        given[i, 0] = slopes.get(feature.name, 0.0) * std[i]
+    free, penalty = basis * fitted.ravel(), np.sqrt(ridge * len(x)) * np.eye(basis.shape[1])
+    left = target - basis @ given.ravel()
+    weights, _ = nnls(np.vstack([free - free.mean(0), penalty]), np.concatenate([left - left.mean(), np.zeros(len(centre))]))
+    weights += given.ravel()
     return Monotone(
         tuple(feature.name for feature in features), tuple(signs.tolist()), tuple(mean.tolist()), tuple(std.tolist()),
         tuple(all_z.min(0).tolist()), tuple(all_z.max(0).tolist()), tuple(map(tuple, knots.tolist())),

@@ -19,7 +19,7 @@ from nas.bench.tables import Tables
 from proxies.learner import fit_monotone
 from proxies.protocols import unseen_predictions
 from proxies.ranking import Values
-from proxies.yolobench import RIDGE
+from proxies.yolobench import RIDGE, SLOPES
 from searchspaces import yolobench
 from searchspaces.ops import WEIGHTED
 
@@ -56,7 +56,7 @@ class Selected:
 def unseen_score(known: Known) -> Values:
     """(968,) accuracy score of each network, by the form that the search ships, fitted on the scratch labels of the *other* families."""
     y = known.setting.accuracy
-    return unseen_predictions(lambda a, b: fit_monotone(known.x[a], y[a], known.x, ridge=RIDGE)(known.x[b]), known.setting)
+    return unseen_predictions(lambda a, b: fit_monotone(known.x[a], y[a], known.x, slopes=SLOPES, ridge=RIDGE)(known.x[b]), known.setting)
 
 
 def baselines(tables: Tables, names: Sequence[str]) -> dict[str, Values]:
