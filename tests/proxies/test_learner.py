@@ -75,6 +75,15 @@ def test_the_monotone_part_never_turns_whatever_the_labels(seed):
     assert (term(at) >= term(x) - 1e-12).all()
 
 
+@given(seeds, st.floats(0, 1))
+def test_a_slope_that_is_given_stays_and_the_rest_is_fitted_to_what_it_leaves(seed, slope):
+    x, y, _ = toy(seed)
+    left = 1 / (1 + 1 / (y / (1 - y) * np.exp(-slope * x[:, -1])))
+    term = fit_monotone(x, y, slopes={FEATURES[-1].name: slope})
+    others = fit_monotone(x, left, slopes={FEATURES[-1].name: 0.0})
+    assert term.logit(x) == pytest.approx(others.logit(x) + slope * x[:, -1], abs=1e-9)
+
+
 @pytest.mark.parametrize(("x", "y"), [
     (np.zeros((1, len(FEATURES))), [0.5]), (np.zeros((3, 2)), [0.1, 0.2, 0.3]), (np.zeros((2, len(FEATURES))), [0.5, 1.5]),
     (np.full((2, len(FEATURES)), np.nan), [0.5, 0.6]),
