@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.data import Sample, letterbox, read_image
 from nas.deploy.elsewhere import Elsewhere
-from nas.deploy.timing import Timing, in_bursts, time_calls, within
+from nas.deploy.timing import RETRIES, Timing, in_bursts, time_calls, within
 from nas.runtime import Executor, Plan, artifact, reference
 
 FLOAT_TOLERANCE = 1e-4
@@ -103,14 +103,16 @@ class Run:
     size_mb: float
 
 
-def measure(path: Path, *, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False, limit_ms: float = inf) -> Run:
+def measure(
+    path: Path, *, max_seconds: float = 1.0, threads: int = 1, tuned: bool = False, limit_ms: float = inf, retries: int = RETRIES
+) -> Run:
     """Load an artifact and time it on a grey image of its input size, on this machine, in bursts that agree.
 
-    `limit_ms`: a latency above it that a busy host may explain is measured again (timing.within).
+    `limit_ms`: a latency above it that a busy host may explain is measured again, so often (timing.within).
     """
     executor = Executor.load(path, threads=threads, tuned=tuned)
     image = grey(executor)
-    timing = within(limit_ms, lambda: in_bursts(lambda: time_calls(lambda: executor.run(image), max_seconds=max_seconds)))
+    timing = within(limit_ms, lambda: in_bursts(lambda: time_calls(lambda: executor.run(image), max_seconds=max_seconds)), retries)
     memory = executor.memory
     return Run(executor, timing, memory.arena_bytes / 1024, memory.scratch_bytes / 1024, path.stat().st_size / 1e6)
 
