@@ -44,8 +44,8 @@ Start = Callable[[Weights], Weights]
 Bits = Callable[[Model], Model]  # a float model with the bits on its graph that it is to be quantized at
 LAYER_BITS = "layer_bits.json"  # of a finalist: layer -> precision, where they were chosen
 LAYER_LIMITS = (LATENCY, SIZE)  # within which they can be
-_AIM = 0.97  # of a limit, since what is measured after a training differs a little: 20 trained nets took .92 to 1.05 of before
-# What fitted before its training is measured again so often, for four minutes: the host is busy then, and another finalist takes longer.
+_AIM = 0.97  # of a limit, since what is measured after a training differs a little: 14 trained nets took .92 to 1.05 of before
+# What fitted before its training is measured again so often, for minutes: the host is busy then, and another finalist takes longer.
 _PATIENCE = 24
 CHECKED_IMAGES = 2  # compared with the numpy reference bit for bit; it takes seconds an image
 

@@ -69,7 +69,7 @@ def fit_monotone(x: Matrix, accuracy: Values, pool: Matrix | None = None, featur
                  slopes: Mapping[str, float] = MappingProxyType({}), ridge: float = RIDGE, source: str = "") -> Monotone:  # fmt: skip
     """Non-negative least squares on the pieces.  x: (labels, features); `pool` (networks, features) gives scale, range and knots.
 
-    `slopes`: what logit(accuracy) gains by one of a feature, at least 0, where that is known from elsewhere; the rest is fitted to that.
+    `slopes`: d logit(accuracy) / d feature where that is known from elsewhere, of the feature's sign; the rest is fitted to what is left.
     """
     x, pool, target = _checked(x, accuracy, x if pool is None else pool, features)
     mean, std = _scale(pool)
@@ -78,13 +78,12 @@ def fit_monotone(x: Matrix, accuracy: Values, pool: Matrix | None = None, featur
     knots = np.quantile(all_z, KNOTS, axis=0).T
     basis = _pieces(known, knots).reshape(len(x), -1)
     centre = basis.mean(0)
-    given, fitted = np.zeros((2, len(features), 1 + len(KNOTS)))
-    for i, feature in enumerate(features):
-        fitted[i] = feature.name not in slopes
-        given[i, 0] = slopes.get(feature.name, 0.0) * std[i]
-    free, penalty = basis * fitted.ravel(), np.sqrt(ridge * len(x)) * np.eye(basis.shape[1])
+    given = np.zeros((len(features), 1 + len(KNOTS)))
+    given[:, 0] = np.array([slopes.get(feature.name, 0.0) for feature in features]) * std * signs
+    fitted = np.repeat([feature.name not in slopes for feature in features], 1 + len(KNOTS))
     left = target - basis @ given.ravel()
-    weights, _ = nnls(np.vstack([free - free.mean(0), penalty]), np.concatenate([left - left.mean(), np.zeros(len(centre))]))
+    penalty = np.sqrt(ridge * len(x)) * np.eye(basis.shape[1])
+    weights, _ = nnls(np.vstack([(basis - centre) * fitted, penalty]), np.concatenate([left - left.mean(), np.zeros(len(centre))]))
     weights += given.ravel()
     return Monotone(
         tuple(feature.name for feature in features), tuple(signs.tolist()), tuple(mean.tolist()), tuple(std.tolist()),

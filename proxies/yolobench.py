@@ -19,8 +19,8 @@ from proxies.learner import Monotone, fit_monotone
 from proxies.structure import matrix, structure
 
 RIDGE = 0.003  # less than with a few tens of labels; .001 to .01 rank families left out alike
-# In YOLOBench only YOLOv6 has ReLU, so that a fit takes for ReLU's what is YOLOv6's (.136), and a search puts SiLU in every layer.  What
-# smooth activations are worth was measured: YOLOv8n on BCCD, 160 px, 60 epochs, three seeds: .545 mAP with SiLU, .532 with ReLU.
+# In YOLOBench only YOLOv6 has ReLU, so that a fit takes for ReLU's what is YOLOv6's (.136).  What smooth activations are worth was measured
+# (table `training` of `edgenas bench accuracy`): YOLOv8n on BCCD, 160 px, 60 epochs, three seeds: .545 mAP with SiLU, .532 with ReLU.
 SLOPES = {"smooth_share": 0.05}
 _DIGITS = 5
 
@@ -29,7 +29,7 @@ def fit(labelled: Labelled) -> Monotone:
     """The term, rounded as it is stored."""
     x = matrix(structure(network.build()) for network in labelled.networks)
     source = (f"non-negative concave additive fit, ridge {RIDGE}, on {len(labelled)} networks of YOLOBench (arXiv:2307.13901), "
-              f"VOC from scratch, mAP50-95; python -m proxies.yolobench")
+              f"VOC from scratch, mAP50-95, slopes given: {SLOPES}; python -m proxies.yolobench")
     found = fit_monotone(x, labelled.accuracy, slopes=SLOPES, ridge=RIDGE, source=source)
     numbers: dict[str, Any] = {name: _rounded(getattr(found, name)) for name in ("mean", "std", "low", "high", "knots", "weights")}
     return replace(found, **numbers, intercept=round(found.intercept, _DIGITS))

@@ -68,9 +68,9 @@ def noisy(tables):
 
 
 def test_a_pick_on_a_raspberry_pi_loses_less_than_a_point(tables, known):
-    (row,) = selection.selection(tables, known, noisy(tables), [CPU], draws=3)
+    (row,) = selection.selection(tables, known, noisy(tables), [CPU], draws=10)
     assert row.mean_loss < 1.0
-    assert row.unsure_loss < 1.0 and row.unsure_measured >= row.measured
+    assert row.unsure_loss <= row.mean_loss
     by_macs, by_elements, by_coco = list(row.known.values())[1:]
     assert (by_macs, by_elements, by_coco) == pytest.approx((2.51, 1.42, 0.21), abs=0.006)  # the published baselines
     assert fronts.picture(tables, [row])[:4] == b"\x89PNG"
